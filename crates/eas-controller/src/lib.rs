@@ -1,0 +1,24 @@
+//! What to try next: controllers, the search loop, and the seam to whoever trains.
+//!
+//! A [`Controller`] proposes edits and learns from how their children did. It sees architectures,
+//! never weights, data, files or devices. The loop ([`search`]) hands assignments to an
+//! [`Evaluator`] and tells the controller about complete batches, so that what it learns doesn't
+//! depend on which trial ended first.
+
+mod action;
+mod controller;
+mod evaluator;
+mod random;
+mod registry;
+mod scope;
+mod search;
+mod trial;
+
+pub use action::{Action, ParseActionError};
+pub use controller::{Controller, Proposal};
+pub use evaluator::{Assignment, Evaluator};
+pub use random::Random;
+pub use registry::{ControllerPlugin, controllers};
+pub use scope::{EpisodeError, Scope, Site, every_site, pick_one, take_all};
+pub use search::{Batches, Event, Parent, StopReason, search};
+pub use trial::{Ending, Outcome, Trial, TrialId};

@@ -1,0 +1,181 @@
+//! The search loop.
+
+use std::collections::BTreeMap;
+
+use eas_ir::{Fingerprint, Network, Rng};
+use eas_transform::{SearchSpace, Transforms, grow_network};
+
+use crate::action::Action;
+use crate::controller::{Controller, Proposal};
+use crate::evaluator::{Assignment, Evaluator};
+use crate::scope::Scope;
+use crate::trial::{Ending, Outcome, Trial, TrialId};
+
+/// The trained network that a stage grows from.
+#[derive(Clone, Copy, Debug)]
+pub struct Parent<'a> {
+    /// Its trial.
+    pub trial: TrialId,
+    /// Its architecture.
+    pub network: &'a Network,
+}
+
+/// What one stage of a search does.
+#[derive(Clone, Copy, Debug)]
+pub struct Batches<'a> {
+    /// Batches, each of which the controller is told of when it is complete.
+    pub batches: usize,
+    /// Networks of a batch.
+    pub networks: usize,
+    /// What an episode consists of.
+    pub actions: &'a [Action],
+    /// Images of a training batch: what memory is counted for.
+    pub batch: usize,
+    /// The number of the first trial; the others follow.
+    pub first_trial: TrialId,
+}
+
+/// Why a stage ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// All batches are done.
+    Finished,
+    /// The evaluator stopped before all were: a deadline, or a person.
+    Stopped,
+}
+
+/// What happens in a stage, as it happens.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A batch was proposed and begins.
+    Proposed {
+        /// Its number, from 0.
+        batch: usize,
+        /// The trials to be trained.
+        assignments: &'a [Assignment],
+    },
+    /// A trial ended, or repeats one that had.
+    Ended(&'a Trial),
+    /// The controller has been told of a complete batch.
+    Observed {
+        /// Its number, from 0.
+        batch: usize,
+    },
+}
+
+/// Runs one stage: propose, evaluate, observe, batch by batch. Returns all trials in the order
+/// proposed, and why it stopped. A child that was trained before from the same parent is not trained
+/// again: its trial repeats the known result and says so.
+///
+/// # Errors
+/// A controller or evaluator that can't go on, or what `on_event` returns.
+pub fn search(
+    space: &dyn SearchSpace,
+    transforms: &Transforms,
+    parent: Parent<'_>,
+    stage: &Batches<'_>,
+    controller: &mut dyn Controller,
+    evaluator: &mut dyn Evaluator,
+    rng: &Rng,
+    on_event: &mut dyn FnMut(Event<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<(Vec<Trial>, StopReason)> {
+    let Batches { actions, batch, .. } = *stage;
+    let scope = Scope { space, transforms, actions, batch, parent: parent.network };
+    let mut all: Vec<Trial> = Vec::new();
+    for number in 0..stage.batches {
+        let stream = rng.split_index(number as u64);
+        let proposals = controller.propose(&scope, stage.networks, &stream.split("propose"))?;
+        let first = TrialId(stage.first_trial.0 + (number * stage.networks) as u32);
+        let mut batch = Batch::new(&scope, parent, proposals, first, &stream, &all)?;
+        on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;
+        evaluator.submit(batch.assignments.clone())?;
+        while batch.is_waiting() {
+            let outcomes = evaluator.collect()?;
+            if outcomes.is_empty() {
+                all.extend(batch.finished());
+                return Ok((all, StopReason::Stopped));
+            }
+            for outcome in outcomes {
+                for trial in batch.end(outcome) {
+                    on_event(Event::Ended(&trial))?;
+                }
+            }
+        }
+        let trials = batch.finished();
+        controller.observe(&scope, &trials)?;
+        on_event(Event::Observed { batch: number })?;
+        all.extend(trials);
+    }
+    Ok((all, StopReason::Finished))
+}
+
+/// One batch under way.
+struct Batch {
+    /// Trials in the order proposed, with an ending once there is one.
+    trials: Vec<(Trial, bool)>,
+    assignments: Vec<Assignment>,
+}
+
+impl Batch {
+    fn new(
+        scope: &Scope<'_>,
+        parent: Parent<'_>,
+        proposals: Vec<Proposal>,
+        first: TrialId,
+        stream: &Rng,
+        known: &[Trial],
+    ) -> anyhow::Result<Self> {
+        let mut batch = Batch { trials: Vec::new(), assignments: Vec::new() };
+        let mut networks: BTreeMap<Fingerprint, TrialId> =
+            known.iter().map(|t| (t.fingerprint, t.same_as.unwrap_or(t.id))).collect();
+        for (index, proposal) in proposals.into_iter().enumerate() {
+            let id = TrialId(first.0 + index as u32);
+            let network = grow_network(parent.network, &proposal.steps, scope.transforms)?;
+            let fingerprint = network.fingerprint();
+            let same_as = networks.get(&fingerprint).copied();
+            let ending = same_as.and_then(|id| known.iter().find(|trial| trial.id == id));
+            let waiting = Ending::Failed { why: "not yet ended".to_owned() };
+            let trial = Trial {
+                id,
+                parent: parent.trial,
+                steps: proposal.steps,
+                fingerprint,
+                ending: ending.map_or(waiting, |trial| trial.ending.clone()),
+                same_as,
+            };
+            if same_as.is_none() {
+                networks.insert(fingerprint, id);
+                batch.assignments.push(Assignment {
+                    trial: id,
+                    parent: parent.trial,
+                    steps: trial.steps.clone(),
+                    network,
+                    seed: stream.split("trial").split_index(index as u64).seed(),
+                });
+            }
+            batch.trials.push((trial, ending.is_some()));
+        }
+        Ok(batch)
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.trials.iter().any(|(_, ended)| !ended)
+    }
+
+    /// Records an outcome; returns the trials that it ends: its own and those that repeat it.
+    fn end(&mut self, outcome: Outcome) -> Vec<Trial> {
+        let id = outcome.trial;
+        let concerned = |trial: &Trial| trial.id == id || trial.same_as == Some(id);
+        let mut ended = Vec::new();
+        for (trial, done) in self.trials.iter_mut().filter(|(trial, _)| concerned(trial)) {
+            trial.ending = outcome.ending.clone();
+            *done = true;
+            ended.push(trial.clone());
+        }
+        ended
+    }
+
+    fn finished(&self) -> Vec<Trial> {
+        self.trials.iter().filter(|(_, done)| *done).map(|(trial, _)| trial.clone()).collect()
+    }
+}

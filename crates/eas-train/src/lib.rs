@@ -1,0 +1,25 @@
+//! How a network learns: engines, optimiser, schedule, data.
+//!
+//! An [`Engine`] compiles a network into a [`Program`], which trains [`FlatParameters`] in place.
+//! [`Oracle`] is the engine that others are tested against. [`train`] is the loop; a [`Recipe`] holds
+//! every hyper-parameter. Data sets are plugins ([`DataPlugin`]). This crate knows nothing of
+//! transforms, search or controllers.
+
+mod data;
+mod engine;
+mod optimiser;
+mod oracle;
+mod parameters;
+mod recipe;
+mod train;
+
+pub use data::{
+    Augment, Batches, DataOptions, DataPlugin, DataSource, Labelled, Split, TrainingData,
+    calibration_images, data_sets, normalisation_of, normalise, split,
+};
+pub use engine::{Batch, Engine, Program, StepOptions, StepReport};
+pub use optimiser::{Nesterov, nesterov_step};
+pub use oracle::Oracle;
+pub use parameters::{FlatParameters, Slot};
+pub use recipe::{Momentum, Recipe, RecipeSpec, Schedule};
+pub use train::{Accuracy, EpochRecord, Progress, Training, TrainingEnd, accuracy, train};

@@ -1,0 +1,35 @@
+//! Stochastic gradient descent with Nesterov momentum, over a flat buffer.
+
+use crate::parameters::FlatParameters;
+
+/// The numbers of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Nesterov {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Share of the momentum that a step keeps.
+    pub momentum: f64,
+    /// L2 decay, added to the gradient as `weight_decay · weight`.
+    pub weight_decay: f64,
+    /// Whether batch norms and biases decay too, as the paper's code has it.
+    pub decay_all: bool,
+}
+
+/// One step, as Sutskever et al. 2013 in the form that PyTorch uses: `m ← μ m + g`,
+/// `w ← w − lr (g + μ m)`. Running statistics are left alone. `gradient` has the layout of the
+/// parameters.
+pub fn nesterov_step(parameters: &mut FlatParameters, gradient: &[f32], update: Nesterov) {
+    let (rate, keep) = (update.learning_rate as f32, update.momentum as f32);
+    let FlatParameters { slots, values, momentum } = parameters;
+    for slot in slots.iter().filter(|slot| slot.is_trainable()) {
+        let decayed = update.decay_all || slot.is_weight();
+        let decay = if decayed { update.weight_decay as f32 } else { 0.0 };
+        let range = slot.range();
+        let moved = values[range.clone()].iter_mut().zip(&mut momentum[range.clone()]);
+        for ((value, momentum), gradient) in moved.zip(&gradient[range]) {
+            let slope = gradient + decay * *value;
+            *momentum = keep * *momentum + slope;
+            *value -= rate * (slope + keep * *momentum);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Every hyper-parameter of training, once.
+
+use serde::{Deserialize, Serialize};
+
+use crate::optimiser::Nesterov;
+
+/// How a network is trained.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images of a step.
+    pub batch: usize,
+    /// Learning rate at its highest.
+    pub learning_rate: f64,
+    /// How the learning rate falls.
+    pub schedule: Schedule,
+    /// Epochs over which the learning rate rises to its highest first.
+    pub warmup_epochs: usize,
+    /// Share of the momentum that a step keeps (Nesterov).
+    pub momentum_decay: f64,
+    /// What becomes of the parent's momentum.
+    pub momentum: Momentum,
+    /// L2 decay of the weights.
+    pub weight_decay: f64,
+    /// Whether batch norms and biases decay too, as in the paper's code.
+    pub decay_all: bool,
+    /// Share of each target that is spread over all classes.
+    pub label_smoothing: f64,
+}
+
+/// How the learning rate falls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine, a value an epoch: ½ lr (1 + cos(π e / E)), e from 0 to E − 1 (the paper's
+    /// code).
+    Cosine,
+    /// Half a cosine, a value a step, reaching 0 at the end.
+    CosineSteps,
+    /// None.
+    Constant,
+}
+
+/// What a child makes of its parent's momentum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Momentum {
+    /// It goes on with it, carried over the edits.
+    Carry,
+    /// It starts at 0, as in the paper's code.
+    Reset,
+}
+
+/// A recipe as written: a preset's name, and what differs from it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecipeSpec {
+    recipe: Option<Preset>,
+    epochs: Option<usize>,
+    batch: Option<usize>,
+    learning_rate: Option<f64>,
+    schedule: Option<Schedule>,
+    warmup_epochs: Option<usize>,
+    momentum_decay: Option<f64>,
+    momentum: Option<Momentum>,
+    weight_decay: Option<f64>,
+    decay_all: Option<bool>,
+    label_smoothing: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Preset {
+    /// The paper's children: 20 epochs at 0.02.
+    PaperChild,
+    /// The paper's finals: 300 epochs at 0.1.
+    PaperFull,
+    /// A few epochs, for data sets of some thousand images.
+    Quick,
+}
+
+impl Recipe {
+    /// The paper's children (its code): 20 epochs, learning rate 0.02, everything decays.
+    pub fn paper_child() -> Self {
+        Recipe {
+            epochs: 20,
+            batch: 64,
+            learning_rate: 0.02,
+            schedule: Schedule::Cosine,
+            warmup_epochs: 0,
+            momentum_decay: 0.9,
+            momentum: Momentum::Reset,
+            weight_decay: 1e-4,
+            decay_all: true,
+            label_smoothing: 0.0,
+        }
+    }
+
+    /// The paper's full training: 300 epochs, learning rate 0.1.
+    pub fn paper_full() -> Self {
+        Recipe { epochs: 300, learning_rate: 0.1, ..Recipe::paper_child() }
+    }
+
+    /// A few epochs at a high rate, falling with every step.
+    pub fn quick() -> Self {
+        Recipe {
+            epochs: 4,
+            learning_rate: 0.1,
+            schedule: Schedule::CosineSteps,
+            weight_decay: 5e-4,
+            decay_all: false,
+            ..Recipe::paper_child()
+        }
+    }
+
+    /// The learning rate of a step, of `steps` an epoch has. Epochs beyond the recipe's own keep the
+    /// last rate.
+    pub fn rate(&self, epoch: usize, step: usize, steps: usize) -> f64 {
+        let done = epoch as f64 + step as f64 / steps.max(1) as f64;
+        if epoch < self.warmup_epochs {
+            let rise = (done * steps as f64 + 1.0) / (self.warmup_epochs * steps).max(1) as f64;
+            return self.learning_rate * rise.min(1.0);
+        }
+        let begun = self.warmup_epochs as f64;
+        let length = (self.epochs as f64 - begun).max(1.0);
+        let cosine = |part: f64| 0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos());
+        let share = match self.schedule {
+            Schedule::Cosine => cosine((epoch as f64 - begun) / length),
+            Schedule::CosineSteps => cosine((done - begun) / length),
+            Schedule::Constant => 1.0,
+        };
+        self.learning_rate * share
+    }
+
+    /// The update of a step at this learning rate.
+    pub fn update(&self, learning_rate: f64) -> Nesterov {
+        Nesterov {
+            learning_rate,
+            momentum: self.momentum_decay,
+            weight_decay: self.weight_decay,
+            decay_all: self.decay_all,
+        }
+    }
+
+    /// Checks that each number is in its range.
+    ///
+    /// # Errors
+    /// The key, what was expected and what was found.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        let wrong = |expected: &str, found: &dyn std::fmt::Display| {
+            format!("expected {expected}, found {found}")
+        };
+        let positive = self.learning_rate > 0.0 && self.learning_rate.is_finite();
+        let checks = [
+            ("epochs", self.epochs >= 1, wrong("at least 1 epoch", &self.epochs)),
+            ("batch", (2..=65536).contains(&self.batch), wrong("2 to 65536 images", &self.batch)),
+            ("learning_rate", positive, wrong("a positive rate", &self.learning_rate)),
+            (
+                "warmup_epochs",
+                self.warmup_epochs < self.epochs,
+                wrong("fewer than the recipe's epochs", &self.warmup_epochs),
+            ),
+            (
+                "momentum_decay",
+                share(self.momentum_decay),
+                wrong("at least 0 and less than 1", &self.momentum_decay),
+            ),
+            (
+                "weight_decay",
+                share(self.weight_decay),
+                wrong("at least 0 and less than 1", &self.weight_decay),
+            ),
+            (
+                "label_smoothing",
+                share(self.label_smoothing),
+                wrong("at least 0 and less than 1", &self.label_smoothing),
+            ),
+        ];
+        match checks.into_iter().find(|(_, holds, _)| !holds) {
+            Some((key, _, message)) => Err((key, message)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RecipeSpec {
+    /// The recipe: the preset named here, or `default`, with what differs.
+    pub fn resolve(&self, default: Recipe) -> Recipe {
+        let preset = match self.recipe {
+            Some(Preset::PaperChild) => Recipe::paper_child(),
+            Some(Preset::PaperFull) => Recipe::paper_full(),
+            Some(Preset::Quick) => Recipe::quick(),
+            None => default,
+        };
+        Recipe {
+            epochs: self.epochs.unwrap_or(preset.epochs),
+            batch: self.batch.unwrap_or(preset.batch),
+            learning_rate: self.learning_rate.unwrap_or(preset.learning_rate),
+            schedule: self.schedule.unwrap_or(preset.schedule),
+            warmup_epochs: self.warmup_epochs.unwrap_or(preset.warmup_epochs),
+            momentum_decay: self.momentum_decay.unwrap_or(preset.momentum_decay),
+            momentum: self.momentum.unwrap_or(preset.momentum),
+            weight_decay: self.weight_decay.unwrap_or(preset.weight_decay),
+            decay_all: self.decay_all.unwrap_or(preset.decay_all),
+            label_smoothing: self.label_smoothing.unwrap_or(preset.label_smoothing),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cosine_schedule_is_the_papers() {
+        // torch.optim.lr_scheduler.CosineAnnealingLR(lr 0.02, T_max 20), after e epochs.
+        let recipe = Recipe::paper_child();
+        for (epoch, expected) in [(0, 0.02), (5, 0.017_071_067_811_865), (19, 1.231_165_940_486_2e-4)]
+        {
+            let rate = recipe.rate(epoch, 3, 10);
+            assert!((rate - expected).abs() < 1e-12, "epoch {epoch}: {rate}");
+        }
+    }
+
+    #[test]
+    fn warming_up_rises_to_the_full_rate_and_steps_fall_to_nothing() {
+        let recipe = Recipe { warmup_epochs: 1, ..Recipe::quick() };
+        assert!((recipe.rate(0, 0, 10) - 0.01).abs() < 1e-12);
+        assert!((recipe.rate(0, 9, 10) - 0.1).abs() < 1e-12);
+        assert!((recipe.rate(1, 0, 10) - 0.1).abs() < 1e-12);
+        assert!(recipe.rate(3, 9, 10) < 0.001);
+    }
+
+    #[test]
+    fn a_recipe_is_a_preset_and_what_differs() {
+        let spec: RecipeSpec = toml::from_str("recipe = \"paper-full\"\nepochs = 3").unwrap();
+        let recipe = spec.resolve(Recipe::quick());
+        assert_eq!(recipe, Recipe { epochs: 3, ..Recipe::paper_full() });
+        let written = toml::to_string(&recipe).unwrap();
+        let read: RecipeSpec = toml::from_str(&written).unwrap();
+        assert_eq!(read.resolve(Recipe::quick()), recipe, "{written}");
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let recipe = Recipe { batch: 1, ..Recipe::quick() };
+        let (key, message) = recipe.check().unwrap_err();
+        assert_eq!((key, message.as_str()), ("batch", "expected 2 to 65536 images, found 1"));
+        assert_eq!(Recipe::paper_full().check(), Ok(()));
+    }
+}

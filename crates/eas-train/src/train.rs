@@ -1,0 +1,204 @@
+//! The training loop.
+
+use std::ops::{ControlFlow, Range};
+use std::time::Instant;
+
+use eas_ir::{Images, Mode, Model, Rng, Weights};
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Batches, Split, TrainingData};
+use crate::engine::{Engine, StepOptions};
+use crate::parameters::FlatParameters;
+use crate::recipe::Recipe;
+
+/// One epoch, as it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochRecord {
+    /// Its number, from 0.
+    pub epoch: usize,
+    /// Mean loss over its training images, as they came.
+    pub training_loss: f64,
+    /// Share of its training images classified right, as they came.
+    pub training_accuracy: f64,
+    /// Share of the validation images classified right behind it, if it was measured.
+    pub validation_accuracy: Option<f64>,
+    /// Learning rate of its first step.
+    pub learning_rate: f64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// What a caller is told while a network trains.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A step is done.
+    Step {
+        /// The epoch, from 0.
+        epoch: usize,
+        /// Steps of it that are done.
+        done: usize,
+        /// Steps it has.
+        steps: usize,
+    },
+    /// An epoch is done.
+    Epoch(&'a EpochRecord),
+}
+
+/// How a training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrainingEnd {
+    /// All epochs are done.
+    Finished,
+    /// The loss or a parameter left the finite numbers.
+    Diverged {
+        /// In this epoch, from 0.
+        epoch: usize,
+    },
+    /// The caller asked for it; epochs that were done count.
+    Interrupted,
+}
+
+/// A training's result.
+#[derive(Clone, Debug)]
+pub struct Training {
+    /// The model as it stands; of the last epoch that was done where the training diverged.
+    pub model: Model,
+    /// Its momentum.
+    pub momentum: Weights,
+    /// Every epoch that was done.
+    pub epochs: Vec<EpochRecord>,
+    /// How it ended.
+    pub end: TrainingEnd,
+}
+
+/// Trains a model for some epochs of a recipe. The order of the images, their augmentation and
+/// dropout are functions of `rng`, the epoch and the step alone. `measure` says after which epochs
+/// the validation images are classified.
+///
+/// # Errors
+/// Data that don't fit the model, or an engine's failure. Divergence is an end, not an error.
+#[expect(clippy::too_many_arguments, reason = "each is one thing that training depends on")]
+pub fn train(
+    engine: &dyn Engine,
+    model: &Model,
+    momentum: Option<&Weights>,
+    data: &TrainingData,
+    recipe: &Recipe,
+    epochs: Range<usize>,
+    measure: &dyn Fn(usize) -> bool,
+    rng: &Rng,
+    on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> anyhow::Result<Training> {
+    let mut program = engine.compile(model.network())?;
+    let mut parameters = FlatParameters::new(model, momentum)?;
+    let mut safe = parameters.clone();
+    let mut records = Vec::new();
+    let mut end = TrainingEnd::Finished;
+    'training: for epoch in epochs {
+        let started = Instant::now();
+        let stream = rng.split("epoch").split_index(epoch as u64);
+        let batches = Batches::new(data, recipe.batch, &stream);
+        let steps = batches.len();
+        let (mut loss, mut correct, mut images) = (0.0, 0, 0);
+        for (step, batch) in batches.enumerate() {
+            let dropout = stream.split("step").split_index(step as u64);
+            let options = StepOptions {
+                update: recipe.update(recipe.rate(epoch, step, steps)),
+                label_smoothing: recipe.label_smoothing,
+                dropout: Some(&dropout),
+            };
+            let report = program.step(&mut parameters, &batch, &options)?;
+            if !report.is_finite() {
+                end = TrainingEnd::Diverged { epoch };
+                break 'training;
+            }
+            let count = batch.labels.len();
+            loss += report.loss * count as f64;
+            (correct, images) = (correct + report.correct, images + count);
+            if on_progress(Progress::Step { epoch, done: step + 1, steps }).is_break() {
+                end = TrainingEnd::Interrupted;
+                break 'training;
+            }
+        }
+        if !parameters.is_finite() {
+            end = TrainingEnd::Diverged { epoch };
+            break;
+        }
+        safe.clone_from(&parameters);
+        let validation_accuracy = match measure(epoch) {
+            true => Some(classify(program.as_mut(), &parameters, data, &data.validation)?.share()),
+            false => None,
+        };
+        let record = EpochRecord {
+            epoch,
+            training_loss: loss / images.max(1) as f64,
+            training_accuracy: correct as f64 / images.max(1) as f64,
+            validation_accuracy,
+            learning_rate: recipe.rate(epoch, 0, steps),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        let flow = on_progress(Progress::Epoch(&record));
+        records.push(record);
+        if flow.is_break() {
+            end = TrainingEnd::Interrupted;
+            break;
+        }
+    }
+    let model = safe.to_model(model.network())?;
+    Ok(Training { model, momentum: safe.to_momentum(), epochs: records, end })
+}
+
+/// Images classified right, of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accuracy {
+    /// Classified right.
+    pub correct: usize,
+    /// All.
+    pub images: usize,
+}
+
+impl Accuracy {
+    /// The share that is right, 0 to 1; 0 of no images.
+    pub fn share(&self) -> f64 {
+        self.correct as f64 / self.images.max(1) as f64
+    }
+}
+
+/// How many images of a split a model classifies right: every image, each once, without augmentation.
+///
+/// # Errors
+/// Images that don't fit the model, or an engine's failure.
+pub fn accuracy(
+    engine: &dyn Engine,
+    model: &Model,
+    data: &TrainingData,
+    split: &Split,
+) -> anyhow::Result<Accuracy> {
+    let parameters = FlatParameters::new(model, None)?;
+    let mut program = engine.compile(model.network())?;
+    classify(program.as_mut(), &parameters, data, split)
+}
+
+/// Images that are normalised at once.
+const CHUNK: usize = 512;
+
+fn classify(
+    program: &mut dyn crate::engine::Program,
+    parameters: &FlatParameters,
+    data: &TrainingData,
+    split: &Split,
+) -> anyhow::Result<Accuracy> {
+    let mut accuracy = Accuracy { correct: 0, images: split.len() };
+    for part in split.indices().chunks(CHUNK) {
+        let images: Images = data.images(split, part);
+        let logits = program.logits(parameters, &images, Mode::Evaluation)?;
+        for (row, index) in logits.rows().into_iter().zip(part) {
+            let best = row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
+                if *logit > best.1 { (class, *logit) } else { best }
+            });
+            accuracy.correct += usize::from(best.0 == split.label(*index));
+        }
+    }
+    Ok(accuracy)
+}

@@ -1,0 +1,9 @@
+//! The built-in search spaces, a file each.
+
+mod convnet;
+mod layers;
+mod network_file;
+mod tokens;
+
+pub use convnet::ConvNet;
+pub use network_file::NetworkFile;

@@ -1,0 +1,104 @@
+//! Any network file as the start of a search.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use eas_ir::{Built, Network, NodeId, Op, Plugin, Rng, Shape, parse_options, resolved_options};
+use serde::{Deserialize, Serialize};
+
+use super::convnet::{ConvNet, Kernels, Widths, widths};
+use super::tokens;
+use crate::registry::SpacePlugin;
+use crate::space::{Limits, Problem, SearchSpace, Token};
+
+/// The networks that grow from a network file. Its labels say which layers can be deepened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkFile {
+    start: PathBuf,
+    #[serde(default = "default_filters")]
+    filters: Widths,
+    #[serde(default = "default_units")]
+    units: Widths,
+    #[serde(default = "default_kernels")]
+    kernels: Kernels,
+    #[serde(default)]
+    limits: Limits,
+}
+
+fn default_filters() -> Widths {
+    Widths(vec![16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512])
+}
+
+fn default_units() -> Widths {
+    Widths(vec![64, 128, 256, 384, 512, 640, 768, 896, 1024])
+}
+
+fn default_kernels() -> Kernels {
+    Kernels(vec![1, 3, 5])
+}
+
+inventory::submit! {
+    SpacePlugin(Plugin::new(
+        "network",
+        "whatever grows from a network file of your own",
+        r#"start = "network.toml"  # the file, or a model's folder; relative to the spec
+filters = [16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512]  # what a convolution may be widened to
+units = [64, 128, 256, 384, 512, 640, 768, 896, 1024]  # what a linear layer may be widened to
+kernels = [1, 3, 5]  # kernel sizes a convolution may have
+limits = { depth = 32, parameters = "30M", macs = "1.5G", memory = "10GiB", blocks = 5, layers = 10 }  # what no network exceeds
+"#,
+        |options| {
+            let space = parse_options::<NetworkFile>(options)?;
+            Ok(Built { options: resolved_options(&space)?, implementation: Box::new(space) })
+        },
+    ))
+}
+
+impl SearchSpace for NetworkFile {
+    fn start(&self, problem: &Problem) -> anyhow::Result<Network> {
+        let path = problem.directory.join(&self.start);
+        let network = Network::load(&path)?;
+        let input = network.input().map(|node| node.op);
+        let wanted = Op::Input { shape: problem.input };
+        ensure!(
+            input == Some(wanted),
+            "{}: expected {wanted} as the data has it, found {}",
+            path.display(),
+            input.map_or("none".to_owned(), |op| op.to_string())
+        );
+        let logits = network.verify()?.output();
+        let wanted = Shape::Flat { features: problem.classes };
+        ensure!(
+            logits == wanted,
+            "{}: expected {wanted} logits, one for each class of the data, found {logits}",
+            path.display()
+        );
+        Ok(network)
+    }
+
+    fn widths(&self, network: &Network, site: NodeId) -> &[usize] {
+        widths(network, site, &self.filters.0, &self.units.0)
+    }
+
+    fn kernels(&self) -> &[usize] {
+        &self.kernels.0
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn vocabulary(&self) -> Vec<String> {
+        tokens::vocabulary(&self.filters.0, &self.units.0, &self.kernels.0)
+    }
+
+    fn tokens(&self, network: &Network) -> Vec<Token> {
+        tokens::tokens(network, &self.vocabulary())
+    }
+
+    fn miniature(&self, rng: &mut Rng) -> anyhow::Result<Box<dyn SearchSpace>> {
+        // The file says nothing of networks in general; plain ones stand for them.
+        ConvNet::small().miniature(rng).context("the plain space has a miniature")
+    }
+}

@@ -1,0 +1,201 @@
+//! A deeper dense block (Cai et al. 2018, DenseNet space): replicate and remap.
+//!
+//! An identity layer can't be put into a dense block, so a copy of a layer is put behind it. The copy
+//! sees the layer's own output too, through weights of zero, and gives a random choice (with
+//! replacement) of the layer's channels. Seen from behind, the layer's output has been widened: all
+//! that read it gather and rescale.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, ensure};
+use eas_ir::{Built, Label, Network, NodeId, Op, ParamId, Plugin, Rng, Role, parse_options, resolved_options};
+use serde::{Deserialize, Serialize};
+
+use super::dense::{DenseLayer, dense_layers};
+use crate::channels::rewire;
+use crate::decision::Decision;
+use crate::edit::{Candidate, Target};
+use crate::patch::{Derive, GradientMap, Patch};
+use crate::registry::TransformPlugin;
+use crate::space::SearchSpace;
+use crate::transform::Transform;
+
+/// Inserts a remapped copy of a dense layer behind it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replicate {
+    /// Deviation of the noise on the copied kernel, as a ratio of the source weights' deviation.
+    pub noise: f64,
+}
+
+impl Default for Replicate {
+    fn default() -> Self {
+        Replicate { noise: 1e-2 }
+    }
+}
+
+inventory::submit! {
+    TransformPlugin(Plugin::new(
+        "replicate",
+        "a new dense layer, a remapped copy of the one before it",
+        "noise = 1e-2  # deviation of the noise on the copy, relative to the source weights'\n",
+        |options| {
+            let replicate = parse_options::<Replicate>(options)?;
+            Ok(Built { options: resolved_options(&replicate)?, implementation: Box::new(replicate) })
+        },
+    ))
+}
+
+impl Transform for Replicate {
+    fn decision(&self, space: &dyn SearchSpace) -> Decision {
+        Decision::OnePick { levels: vec![space.limits().blocks, space.limits().layers] }
+    }
+
+    fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
+        let path = |layer: &DenseLayer| vec![layer.label.block as usize, layer.label.layer as usize];
+        let limits = space.limits();
+        dense_layers(network)
+            .iter()
+            .map(|layer| Candidate { site: layer.growth, target: Target::None, path: path(layer) })
+            .filter(|edit| edit.path[0] < limits.blocks && edit.path[1] < limits.layers)
+            .collect()
+    }
+
+    fn patch(
+        &self,
+        network: &Network,
+        site: NodeId,
+        target: Target,
+        rng: &mut Rng,
+    ) -> anyhow::Result<Patch> {
+        ensure!(target == Target::None, "expected `replicate {site}`, without a width or kernel");
+        let layers = dense_layers(network);
+        let layer = layers
+            .iter()
+            .find(|layer| layer.growth == site)
+            .with_context(|| format!("{site} is not the last convolution of a dense layer"))?;
+        let shapes = network.verify()?;
+        let seen = shapes[layer.body[0].inputs[0]].channels();
+        let growth = shapes[site].channels();
+        let remap: Vec<usize> = (0..growth).map(|_| rng.below(growth)).collect();
+
+        let mut child = network.clone();
+        let (copies, concat) = insert_copy(&mut child, layer)?;
+        let index = (0..seen + growth).chain(remap.iter().map(|channel| seen + channel)).collect();
+        let mut patch = rewire(network, child, &BTreeMap::from([(concat, index)]), 0.0)?;
+        let copy = Copy { layer, copies: &copies, seen, remap: &remap, noise: self.noise };
+        copy.derive_weights(&mut patch.weights);
+        // Original and copy have kernels of their own, but only one gradient to share between them.
+        patch.gradient = GradientMap::Approximate;
+        Ok(patch)
+    }
+}
+
+/// Puts a copy of the layer's nodes behind its concatenation; returns the copy of each and the new
+/// concatenation.
+fn insert_copy(
+    child: &mut Network,
+    layer: &DenseLayer,
+) -> anyhow::Result<(BTreeMap<NodeId, NodeId>, NodeId)> {
+    let label = Label { layer: layer.label.layer + 1, ..layer.label.clone() };
+    for later in child.labels_mut() {
+        let same_block = (&later.kind, later.block) == (&label.kind, label.block);
+        if same_block && later.layer >= label.layer {
+            later.layer += 1;
+        }
+    }
+    let gone = || format!("{} left the network", layer.concat);
+    // The new concatenation first, so that all readers of the old one move to it.
+    let concat = child
+        .insert_after(layer.concat, Op::Concat, Some(label.clone()))
+        .with_context(gone)?;
+    let mut copies = BTreeMap::new();
+    let (mut place, mut input) = (layer.concat, layer.concat);
+    for node in &layer.body {
+        let copy = child
+            .insert_behind(place, node.op, &[input], Some(label.clone()))
+            .with_context(gone)?;
+        copies.insert(node.id, copy);
+        (place, input) = (copy, copy);
+    }
+    let joined = child.node_mut(concat).with_context(gone)?;
+    joined.inputs = vec![layer.concat, input];
+    Ok((copies, concat))
+}
+
+/// A layer's copy, and how it differs from the original.
+struct Copy<'a> {
+    layer: &'a DenseLayer,
+    /// The copy of each node of the layer's body.
+    copies: &'a BTreeMap<NodeId, NodeId>,
+    /// Channels that the original sees; the copy sees the original's output behind them.
+    seen: usize,
+    /// For each output channel of the copy, the original's.
+    remap: &'a [usize],
+    noise: f64,
+}
+
+impl Copy<'_> {
+    /// Where the copy's weights come from: the original's, with zeros for the channels that the
+    /// original did not see, and the last convolution's output channels remapped.
+    fn derive_weights(&self, weights: &mut BTreeMap<ParamId, Derive>) {
+        let growth = self.remap.len();
+        // The body's nodes up to the first convolution see the original's output.
+        let mut sees_more = true;
+        for node in &self.layer.body {
+            let old = |role| Derive::Old(ParamId::new(node.id, role));
+            let mut derive = |role, derived| {
+                weights.insert(ParamId::new(self.copies[&node.id], role), derived);
+            };
+            match node.op {
+                Op::BatchNorm { .. } => {
+                    for (role, value) in [
+                        (Role::Gamma, 1.0),
+                        (Role::Beta, 0.0),
+                        (Role::Mean, 0.0),
+                        (Role::Variance, 1.0),
+                    ] {
+                        let more = Derive::Fill { shape: vec![growth], value };
+                        let parts = if sees_more { vec![old(role), more] } else { vec![old(role)] };
+                        derive(role, Derive::Concat { axis: 0, parts });
+                    }
+                }
+                Op::Conv { filters, kernel, bias, .. } => {
+                    let mut weight = old(Role::Weight);
+                    let mut only = None;
+                    if sees_more {
+                        let shape = vec![filters, growth, kernel, kernel];
+                        let unseen = Derive::Fill { shape, value: 0.0 };
+                        weight = Derive::Concat { axis: 1, parts: vec![weight, unseen] };
+                        // Noise belongs on the replica, not on the zeros.
+                        only = Some((1, (0..self.seen).collect()));
+                        sees_more = false;
+                    }
+                    let mut offset = old(Role::Bias);
+                    if node.id == self.layer.growth {
+                        let remapped = |of: Derive| {
+                            of.gather(0, self.remap.to_vec(), vec![1.0; self.remap.len()])
+                        };
+                        let source = ParamId::new(node.id, Role::Weight);
+                        weight = remapped(weight).noisy(self.noise, source, only);
+                        offset = remapped(offset);
+                    }
+                    derive(Role::Weight, weight);
+                    if bias {
+                        derive(Role::Bias, offset);
+                    }
+                }
+                Op::Input { .. }
+                | Op::Relu
+                | Op::MaxPool { .. }
+                | Op::AveragePool { .. }
+                | Op::GlobalPool
+                | Op::Flatten
+                | Op::Linear { .. }
+                | Op::Dropout { .. }
+                | Op::Add
+                | Op::Concat => {}
+            }
+        }
+    }
+}
