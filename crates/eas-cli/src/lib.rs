@@ -1,1 +1,41 @@
-//! Placeholder.
+//! The `eas` command: composition of spaces, transforms, controllers and trainers from a spec.
+//!
+//! A binary of your own with your plugins in it is three lines:
+//!
+//! ```no_run
+//! // use my_plugin as _; // Links the crate, and with it what it registers.
+//! fn main() -> std::process::ExitCode {
+//!     eas_cli::main()
+//! }
+//! ```
+//!
+//! Nothing imports this crate but such binaries and the tests. Libraries below it return values or
+//! call back; [`print`] is the one module that writes to the terminal.
+
+mod args;
+mod commands;
+mod evaluator;
+mod exit;
+mod forecast;
+mod plan;
+mod print;
+mod report;
+mod runs;
+mod spec;
+mod stop;
+mod trial;
+
+use std::process::ExitCode;
+
+pub use eas_controller;
+pub use eas_ir;
+pub use eas_train;
+pub use eas_transform;
+pub use exit::{BAD_INPUT, FAILURE, INTERRUPTED, NO, SUCCESS};
+pub use plan::{FinalWeights, Finals, Named, Plan, Stage, StageParent};
+pub use spec::{SpecErrors, read_plan};
+
+/// Runs the command line of this process and returns its exit code.
+pub fn main() -> ExitCode {
+    ExitCode::from(commands::run(std::env::args_os()))
+}

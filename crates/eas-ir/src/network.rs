@@ -95,7 +95,8 @@ impl FromStr for Label {
         let parse = || {
             let kind_length = text.find(|c: char| c.is_ascii_digit())?;
             let (kind, numbers) = text.split_at(kind_length);
-            let named = kind.len() <= 32 && kind.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            let named =
+                kind.len() <= 32 && kind.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
             let (block, layer) = numbers.split_once('.')?;
             let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
             (named && !kind.is_empty() && digits(block) && digits(layer)).then_some(())?;

@@ -197,9 +197,9 @@ impl Op {
                 match rest.iter().find(fits) {
                     Some(&other) => Err(self.disagree("height and width", first, other)),
                     None => {
-                        let channels = inputs.iter().fold(0usize, |sum, shape| {
-                            sum.saturating_add(shape.channels())
-                        });
+                        let channels = inputs
+                            .iter()
+                            .fold(0usize, |sum, shape| sum.saturating_add(shape.channels()));
                         Ok(first.with_channels(channels))
                     }
                 }
@@ -332,11 +332,7 @@ impl Op {
     }
 }
 
-fn with_bias(
-    weight: (Role, Vec<usize>),
-    bias: bool,
-    features: usize,
-) -> Vec<(Role, Vec<usize>)> {
+fn with_bias(weight: (Role, Vec<usize>), bias: bool, features: usize) -> Vec<(Role, Vec<usize>)> {
     let mut parameters = vec![weight];
     if bias {
         parameters.push((Role::Bias, vec![features]));

@@ -41,8 +41,8 @@ fn show(value: u64, suffixes: &[(&str, f64)]) -> String {
     let fits = suffixes.iter().filter(|(_, scale)| value as f64 >= *scale);
     let (suffix, scale) = fits.last().unwrap_or(&suffixes[0]);
     let number = value as f64 / scale;
-    let decimals = usize::from(number < 100.0 && *scale > 1.0)
-        + usize::from(number < 10.0 && *scale > 1.0);
+    let decimals =
+        usize::from(number < 100.0 && *scale > 1.0) + usize::from(number < 10.0 && *scale > 1.0);
     let text = format!("{number:.decimals$}");
     let text = if decimals > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{suffix}")
@@ -74,9 +74,9 @@ macro_rules! quantity {
                     }
 
                     fn visit_i64<E: de::Error>(self, value: i64) -> Result<$name, E> {
-                        u64::try_from(value).map($name).map_err(|_| {
-                            E::invalid_value(de::Unexpected::Signed(value), &self)
-                        })
+                        u64::try_from(value)
+                            .map($name)
+                            .map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
                     }
 
                     fn visit_u64<E: de::Error>(self, value: u64) -> Result<$name, E> {
@@ -96,7 +96,12 @@ macro_rules! quantity {
 }
 
 quantity!(Count, COUNTS, &COUNTS, "a count such as 30000000, \"30M\" or \"1.5G\"");
-quantity!(Bytes, BYTES, &[BYTES[0], BYTES[5], BYTES[6], BYTES[7], BYTES[8]], "a size such as \"500MB\" or \"10GiB\"");
+quantity!(
+    Bytes,
+    BYTES,
+    &[BYTES[0], BYTES[5], BYTES[6], BYTES[7], BYTES[8]],
+    "a size such as \"500MB\" or \"10GiB\""
+);
 
 #[cfg(test)]
 mod tests {
@@ -112,7 +117,10 @@ mod tests {
     fn quantities_are_read_as_people_write_them() {
         let limits: Limits = toml::from_str("macs = \"1.5G\"\nmemory = \"10GiB\"").unwrap();
         assert_eq!((limits.macs.0, limits.memory.0), (1_500_000_000, 10 << 30));
-        assert_eq!((limits.macs.to_string(), limits.memory.to_string()), ("1.5G".into(), "10GiB".into()));
+        assert_eq!(
+            (limits.macs.to_string(), limits.memory.to_string()),
+            ("1.5G".into(), "10GiB".into())
+        );
         assert_eq!(Count(133_530).to_string(), "134k");
         assert_eq!(Count(42).to_string(), "42");
     }

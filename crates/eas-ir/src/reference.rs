@@ -78,7 +78,9 @@ impl Gradients for Reference {
                     std::collections::btree_map::Entry::Vacant(place) => {
                         place.insert(slope);
                     }
-                    std::collections::btree_map::Entry::Occupied(mut sum) => *sum.get_mut() += &slope,
+                    std::collections::btree_map::Entry::Occupied(mut sum) => {
+                        *sum.get_mut() += &slope
+                    }
                 }
             }
         }

@@ -181,9 +181,8 @@ impl SavedModel {
         };
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let parent = directory.parent().unwrap_or(Path::new(""));
-        let sibling = |purpose: &str| {
-            parent.join(format!(".{name}.{purpose}-{}", std::process::id()))
-        };
+        let sibling =
+            |purpose: &str| parent.join(format!(".{name}.{purpose}-{}", std::process::id()));
         let fresh = sibling("new");
         if !parent.as_os_str().is_empty() {
             fs::create_dir_all(parent).map_err(io(parent))?;
@@ -303,8 +302,10 @@ impl Metadata {
             }
             let usable = deviation.iter().all(|value| value.is_finite() && *value > 0.0);
             if !usable || !mean.iter().all(|value| value.is_finite()) {
-                return Err("metadata.normalisation: expected finite means and positive deviations"
-                    .to_owned());
+                return Err(
+                    "metadata.normalisation: expected finite means and positive deviations"
+                        .to_owned(),
+                );
             }
         }
         if let Some(Probe { images, logits }) = &self.probe {
@@ -422,8 +423,7 @@ fn read_weights(path: &Path, bytes: &[u8]) -> Result<(Weights, Option<Probe>), L
                 );
             }
             _ => {
-                let id: ParamId =
-                    name.parse().map_err(|error| wrong(name, format!("{error}")))?;
+                let id: ParamId = name.parse().map_err(|error| wrong(name, format!("{error}")))?;
                 weights.insert(id, tensor(shape, floats(shaped(Dtype::F32)?)));
             }
         }

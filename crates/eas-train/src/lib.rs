@@ -14,8 +14,8 @@ mod recipe;
 mod train;
 
 pub use data::{
-    Augment, Batches, DataOptions, DataPlugin, DataSource, Labelled, Split, TrainingData,
-    calibration_images, data_sets, normalisation_of, normalise, split,
+    Augment, Batches, DataOptions, DataPlugin, DataSource, Description, Labelled, Split,
+    TrainingData, calibration_images, data_sets, normalisation_of, normalise, split,
 };
 pub use engine::{Batch, Engine, Program, StepOptions, StepReport};
 pub use optimiser::{Nesterov, nesterov_step};

@@ -48,7 +48,8 @@ impl FlatParameters {
     /// # Errors
     /// Momentum of another shape than its parameter.
     pub fn new(model: &Model, momentum: Option<&Weights>) -> anyhow::Result<Self> {
-        let mut flat = FlatParameters { slots: Vec::new(), values: Vec::new(), momentum: Vec::new() };
+        let mut flat =
+            FlatParameters { slots: Vec::new(), values: Vec::new(), momentum: Vec::new() };
         for (id, weights) in model.weights() {
             let (start, length) = (flat.values.len(), weights.len());
             let shape = weights.shape().to_vec();

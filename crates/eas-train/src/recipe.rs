@@ -217,7 +217,8 @@ mod tests {
     fn the_cosine_schedule_is_the_papers() {
         // torch.optim.lr_scheduler.CosineAnnealingLR(lr 0.02, T_max 20), after e epochs.
         let recipe = Recipe::paper_child();
-        for (epoch, expected) in [(0, 0.02), (5, 0.017_071_067_811_865), (19, 1.231_165_940_486_2e-4)]
+        for (epoch, expected) in
+            [(0, 0.02), (5, 0.017_071_067_811_865), (19, 1.231_165_940_486_2e-4)]
         {
             let rate = recipe.rate(epoch, 3, 10);
             assert!((rate - expected).abs() < 1e-12, "epoch {epoch}: {rate}");

@@ -194,9 +194,10 @@ fn classify(
         let images: Images = data.images(split, part);
         let logits = program.logits(parameters, &images, Mode::Evaluation)?;
         for (row, index) in logits.rows().into_iter().zip(part) {
-            let best = row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
-                if *logit > best.1 { (class, *logit) } else { best }
-            });
+            let best =
+                row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
+                    if *logit > best.1 { (class, *logit) } else { best }
+                });
             accuracy.correct += usize::from(best.0 == split.label(*index));
         }
     }

@@ -62,9 +62,7 @@ fn evaluate(derive: &Derive, old: &Weights, noise: Option<&Rng>) -> anyhow::Resu
             let source = old.get(source).with_context(|| format!("no old parameter {source}"))?;
             match noise {
                 None => exact,
-                Some(rng) => {
-                    add_noise(exact, ratio * deviation(source), only, &mut rng.clone())
-                }
+                Some(rng) => add_noise(exact, ratio * deviation(source), only, &mut rng.clone()),
             }
         }
     })

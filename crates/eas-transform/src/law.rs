@@ -16,8 +16,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use eas_ir::{
-    Gradients, Images, Model, Network, ParamId, Reference, Rng, Role, Shape, Tensor,
-    Weights, tensor,
+    Gradients, Images, Model, Network, ParamId, Reference, Rng, Role, Shape, Tensor, Weights,
+    tensor,
 };
 
 use crate::apply::{Noise, apply, carry_momentum};
@@ -35,7 +35,7 @@ pub const CHAIN: usize = 10;
 pub const GRADIENT_TOLERANCE: f64 = 1e-4;
 
 /// Images of a probe.
-const PROBE: usize = 6;
+const PROBE: usize = 8;
 
 /// What the law found where it held.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -203,10 +203,8 @@ fn gradient_gap(
 ) -> anyhow::Result<f64> {
     let carried = carry_momentum(before, parent, patch)?;
     // Ones are carried to something positive exactly where an entry comes from an old one.
-    let ones: Weights = before
-        .iter()
-        .map(|(id, values)| (*id, Tensor::from_elem(values.raw_dim(), 1.0)))
-        .collect();
+    let ones: Weights =
+        before.iter().map(|(id, values)| (*id, Tensor::from_elem(values.raw_dim(), 1.0))).collect();
     let inherited = carry_momentum(&ones, parent, patch)?;
     let mut largest = 0.0f64;
     let mut size = 0.0f64;
@@ -222,10 +220,7 @@ fn gradient_gap(
     Ok(largest / size.max(f64::MIN_POSITIVE))
 }
 
-fn judge(
-    certificate: crate::certificate::Certificate,
-    report: &mut Report,
-) -> anyhow::Result<()> {
+fn judge(certificate: crate::certificate::Certificate, report: &mut Report) -> anyhow::Result<()> {
     report.edits += 1;
     match certificate.verdict {
         Verdict::Preserved => report.worst = report.worst.max(certificate.gap),
@@ -260,12 +255,7 @@ fn offered(
     Ok(offered)
 }
 
-fn make(
-    transforms: &Transforms,
-    model: &Model,
-    edit: &Edit,
-    rng: &Rng,
-) -> anyhow::Result<Model> {
+fn make(transforms: &Transforms, model: &Model, edit: &Edit, rng: &Rng) -> anyhow::Result<Model> {
     let patch = transforms.patch(model.network(), edit, &mut rng.split("choices"))?;
     apply(model, &patch, Noise::Off)
 }

@@ -63,11 +63,7 @@ impl Derive {
     /// is 0.
     #[must_use]
     pub fn noisy(self, ratio: f64, source: ParamId, only: Option<(usize, Vec<usize>)>) -> Self {
-        if ratio == 0.0 {
-            self
-        } else {
-            Derive::Noisy { of: Box::new(self), ratio, source, only }
-        }
+        if ratio == 0.0 { self } else { Derive::Noisy { of: Box::new(self), ratio, source, only } }
     }
 }
 

@@ -1,13 +1,16 @@
 //! Batches of an epoch: every training image once, in random order, augmented and normalised.
 
-use eas_ir::{Images, Normalisation, Rng, Shape};
+use eas_ir::{Images, Normalisation, Rng};
 use rayon::prelude::*;
 
-use super::{Split, TrainingData};
+use super::{Augment, Split, TrainingData};
 use crate::engine::Batch;
 
-/// The batches of one epoch. The last one is smaller where the images don't divide evenly; a last
-/// batch of one image is left out, as it has no batch statistics.
+/// The batches of one epoch.
+///
+/// Every training image comes exactly once. Where they don't divide evenly, the last batch is kept
+/// and is smaller; were it to hold a single image, whose batch statistics say nothing, it gets one of
+/// the batch before it. [`Batches::without_partial`] leaves it out instead.
 #[derive(Debug)]
 pub struct Batches<'a> {
     data: &'a TrainingData,
@@ -18,15 +21,27 @@ pub struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// The batches of the epoch whose stream is `rng`. The order, and each image's augmentation, are
-    /// functions of that stream and the image alone.
+    /// The batches of `size` images, at least 1, of the epoch whose stream is `rng`. The order is a
+    /// function of that stream, each image's augmentation one of the stream and the image's place in
+    /// its source, whatever batch it is in and on however many threads.
     pub fn new(data: &'a TrainingData, size: usize, rng: &Rng) -> Self {
         let mut order = data.train.indices().to_vec();
         rng.split("order").shuffle(&mut order);
-        if order.len() % size == 1 {
-            order.pop();
-        }
-        Batches { data, order, size, next: 0, rng: rng.split("augment") }
+        Batches { data, order, size: size.max(1), next: 0, rng: rng.split("augment") }
+    }
+
+    /// Only batches of the full size: what is left over of this epoch's order isn't trained on.
+    #[must_use]
+    pub fn without_partial(mut self) -> Self {
+        self.order.truncate(self.order.len() / self.size * self.size);
+        self
+    }
+
+    /// Where the batch that starts at `next` ends.
+    fn end(&self) -> usize {
+        let end = (self.next + self.size).min(self.order.len());
+        let leaves_one = self.order.len() - end == 1 && self.size > 2;
+        if leaves_one { end - 1 } else { end }
     }
 }
 
@@ -34,21 +49,16 @@ impl Iterator for Batches<'_> {
     type Item = Batch;
 
     fn next(&mut self) -> Option<Batch> {
-        let end = (self.next + self.size).min(self.order.len());
-        let places = &self.order[self.next..end];
+        let places = &self.order[self.next..self.end()];
         if places.is_empty() {
             return None;
         }
-        self.next = end;
         let TrainingData { train, normalisation, augment, .. } = self.data;
         let images = fill(train, places, normalisation, |index| {
-            let mut rng = self.rng.split_index(index as u64);
-            let pad = augment.pad_crop;
-            let down = rng.below(2 * pad + 1) as isize - pad as isize;
-            let right = rng.below(2 * pad + 1) as isize - pad as isize;
-            Placement { down, right, mirror: augment.mirror && rng.next_u32() & 1 == 1 }
+            Placement::draw(*augment, &mut self.rng.split_index(index as u64))
         });
         let labels = places.iter().map(|index| train.label(*index)).collect();
+        self.next += places.len();
         Some(Batch { images, labels })
     }
 
@@ -62,19 +72,22 @@ impl ExactSizeIterator for Batches<'_> {}
 
 /// Images at these places of a split's source, normalised but not augmented, `[batch, channels,
 /// height, width]`.
+///
+/// # Panics
+/// Where the normalisation is for fewer channels than the images have.
 pub fn normalise(split: &Split, indices: &[usize], normalisation: &Normalisation) -> Images {
-    fill(split, indices, normalisation, |_| Placement { down: 0, right: 0, mirror: false })
+    fill(split, indices, normalisation, |_| Placement::default())
 }
 
 /// The first training images, normalised: what batch norms are calibrated and children certified on.
-/// The order of a split is random, so they are a sample.
+/// The order of a split is random and its classes take turns, so they are a sample.
 pub fn calibration_images(data: &TrainingData, count: usize) -> Images {
     let indices = data.train.indices();
     data.images(&data.train, &indices[..count.min(indices.len())])
 }
 
 /// Where an image is cut from its padded form.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Placement {
     /// Rows by which the crop starts below the image's top.
     down: isize,
@@ -83,39 +96,156 @@ struct Placement {
     mirror: bool,
 }
 
+impl Placement {
+    fn draw(augment: Augment, rng: &mut Rng) -> Self {
+        let pad = augment.pad_crop;
+        // 0 to 2 pad, both included.
+        let mut offset = || rng.below(2 * pad + 1) as isize - pad as isize;
+        let (down, right) = (offset(), offset());
+        Placement { down, right, mirror: augment.mirror && rng.next_u32() & 1 == 1 }
+    }
+}
+
 fn fill(
     split: &Split,
     places: &[usize],
     normalisation: &Normalisation,
     placement: impl Fn(usize) -> Placement + Sync,
 ) -> Images {
-    let Shape::Image { channels, height, width } = split.shape() else {
-        unreachable!("a data set has images")
-    };
+    let (channels, height, width) = split.source().size();
     let size = channels * height * width;
     // Padding is the mean, which is 0 once normalised.
     let mut values = vec![0.0f32; places.len() * size];
-    values.par_chunks_mut(size.max(1)).zip(places).for_each(|(values, &index)| {
+    values.par_chunks_mut(size).zip(places).for_each(|(values, &index)| {
         let image = split.image(index);
         let Placement { down, right, mirror } = placement(index);
+        // Columns of the crop that lie within the image.
+        let within = usize::try_from(-right).unwrap_or(0).min(width)
+            ..width.saturating_sub(usize::try_from(right).unwrap_or(0));
         for channel in 0..channels {
             let scale = 1.0 / (255.0 * normalisation.deviation[channel]);
             let shift = normalisation.mean[channel] / normalisation.deviation[channel];
             for row in 0..height {
-                let Some(from_row) = row.checked_add_signed(down).filter(|row| *row < height) else {
+                let Some(from_row) = row.checked_add_signed(down).filter(|row| *row < height)
+                else {
                     continue;
                 };
                 let from = &image[(channel * height + from_row) * width..][..width];
                 let to = &mut values[(channel * height + row) * width..][..width];
-                for (column, value) in to.iter_mut().enumerate() {
+                for column in within.clone() {
+                    let pixel = from[column.wrapping_add_signed(right)];
                     let column = if mirror { width - 1 - column } else { column };
-                    if let Some(pixel) = column.checked_add_signed(right).and_then(|c| from.get(c)) {
-                        *value = f32::from(*pixel) * scale - shift;
-                    }
+                    to[column] = f32::from(pixel) * scale - shift;
                 }
             }
         }
     });
     Images::from_shape_vec((places.len(), channels, height, width), values)
         .expect("as many values as the shape has places")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use eas_ir::Shape;
+
+    use super::*;
+    use crate::data::Labelled;
+
+    fn one_image(height: usize, width: usize) -> Split {
+        let pixels: Vec<u8> = (0..height * width).map(|place| place as u8 + 1).collect();
+        let shape = Shape::Image { channels: 1, height, width };
+        Split::all(Labelled::new(shape, vec!["only".to_owned()], pixels, vec![0]).unwrap())
+    }
+
+    #[test]
+    fn every_offset_of_pad_and_crop_occurs_equally_often_and_the_last_one_too() {
+        for pad in [0usize, 1, 4] {
+            let augment = Augment { pad_crop: pad, mirror: true };
+            let rng = Rng::new(11);
+            let kinds = (2 * pad + 1) * (2 * pad + 1) * 2;
+            let draws = 200 * kinds;
+            let mut counts: BTreeMap<Placement, usize> = BTreeMap::new();
+            for index in 0..draws as u64 {
+                *counts
+                    .entry(Placement::draw(augment, &mut rng.split_index(index)))
+                    .or_default() += 1;
+            }
+            assert_eq!(counts.len(), kinds, "pad {pad}: {counts:?}");
+            // Six deviations of a binomial count with mean 200 are 85.
+            let even = counts.values().all(|count| (115..285).contains(count));
+            assert!(even, "pad {pad}: {counts:?}");
+            let last = pad as isize;
+            for mirror in [false, true] {
+                assert!(counts.contains_key(&Placement { down: last, right: last, mirror }));
+                assert!(counts.contains_key(&Placement { down: -last, right: -last, mirror }));
+            }
+        }
+    }
+
+    #[test]
+    fn a_crop_is_the_window_of_the_padded_image_and_its_border_is_the_mean() {
+        let (height, width) = (4, 6);
+        let split = one_image(height, width);
+        let normalisation = Normalisation { mean: vec![0.25], deviation: vec![0.5] };
+        for (down, right) in (-5..=5).flat_map(|down| (-7..=7).map(move |right| (down, right))) {
+            for mirror in [false, true] {
+                let images =
+                    fill(&split, &[0], &normalisation, |_| Placement { down, right, mirror });
+                for (row, column) in (0..height).flat_map(|r| (0..width).map(move |c| (r, c))) {
+                    let seen = if mirror { width - 1 - column } else { column };
+                    let (y, x) = (row as isize + down, seen as isize + right);
+                    let inside =
+                        (0..height as isize).contains(&y) && (0..width as isize).contains(&x);
+                    let expected = if inside {
+                        let pixel = (y * width as isize + x + 1) as f32;
+                        (pixel / 255.0 - 0.25) / 0.5
+                    } else {
+                        0.0
+                    };
+                    let gap = (images[[0, 0, row, column]] - expected).abs();
+                    assert!(
+                        gap < 1e-6,
+                        "down {down}, right {right}, mirror {mirror}, ({row}, {column}): off by {gap}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_size_that_leaves_one_image_leaves_two() {
+        let shape = Shape::Image { channels: 1, height: 1, width: 1 };
+        for (images, size, kept, full) in [
+            (9usize, 4usize, vec![4, 3, 2], vec![4, 4]),
+            (8, 4, vec![4, 4], vec![4, 4]),
+            (11, 4, vec![4, 4, 3], vec![4, 4]),
+            (5, 4, vec![3, 2], vec![4]),
+            (1, 4, vec![1], vec![]),
+            (3, 2, vec![2, 1], vec![2]),
+            (2, 1, vec![1, 1], vec![1, 1]),
+            (3, 64, vec![3], vec![]),
+        ] {
+            let (pixels, labels) = (vec![7; images], vec![0; images]);
+            let source = Labelled::new(shape, vec!["only".to_owned()], pixels, labels).unwrap();
+            let data = TrainingData {
+                train: Split::all(source.clone()),
+                validation: Split::all(source).first(0),
+                classes: vec!["only".to_owned()],
+                normalisation: Normalisation { mean: vec![0.0], deviation: vec![1.0] },
+                augment: Augment::NONE,
+            };
+            let sizes = |batches: Batches<'_>| {
+                let promised = batches.len();
+                let sizes: Vec<usize> = batches.map(|batch| batch.labels.len()).collect();
+                assert_eq!(sizes.len(), promised, "{images} images by {size}");
+                sizes
+            };
+            let rng = Rng::new(0);
+            assert_eq!(sizes(Batches::new(&data, size, &rng)), kept, "{images} images by {size}");
+            let whole = Batches::new(&data, size, &rng).without_partial();
+            assert_eq!(sizes(whole), full, "{images} images by {size}");
+        }
+    }
 }

@@ -1,27 +1,42 @@
 //! The embedded data set: 10,000 images of Fashion-MNIST's training split (Xiao et al. 2017; MIT
 //! licence, see `assets/`), so that a first search needs no download.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 use eas_ir::{Built, Plugin, Shape, parse_options, resolved_options};
 use serde::{Deserialize, Serialize};
 
-use super::{Augment, DataOptions, DataPlugin, DataSource, Labelled};
+use super::{Augment, DataOptions, DataPlugin, DataSource, Description, Labelled, names};
 
-/// Filtered and deflated images; `assets/make_fashion_mnist_subset.py` describes the format.
+/// Filtered and deflated images; `assets/make_fashion_mnist_subset.py` describes the format. Classes
+/// take turns, and the images for testing come last.
 const PACKED: &[u8] = include_bytes!("../../assets/fashion_mnist_subset.bin");
-/// BLAKE3 of the unpacked images.
-const CHECKSUM: &str = "61a57a23ad14ed44fb16c864c9f531661fc9a9be952d5476a9e5f4e414c70b78";
+const TRAINING: Part = Part {
+    first: 0,
+    count: 8000,
+    checksum: "099b4d7a61c0f81be8da819c247923b0f729ae811da82fefbf1265ec432304e4",
+};
+const TESTING: Part = Part {
+    first: 8000,
+    count: 2000,
+    checksum: "88d041b27ba6d78e871605932a2571872bffd1b4539c6a848c22348022496e6d",
+};
 
 const SIDE: usize = 28;
 const PIXELS: usize = SIDE * SIDE;
-const PER_CLASS: usize = 1000;
-/// Of each class; the rest are for testing.
-const TRAINING_PER_CLASS: usize = 800;
+const SHAPE: Shape = Shape::Image { channels: 1, height: SIDE, width: SIDE };
 const CLASSES: [&str; 10] = [
-    "t_shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+    "t_shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
     "ankle_boot",
 ];
 
@@ -58,14 +73,6 @@ augment = { pad_crop = 2, mirror = true }  # shift by up to 2 pixels, mirror
 }
 
 impl DataSource for FashionMnistSubset {
-    fn shape(&self) -> Shape {
-        Shape::Image { channels: 1, height: SIDE, width: SIDE }
-    }
-
-    fn classes(&self) -> Vec<String> {
-        CLASSES.map(str::to_owned).to_vec()
-    }
-
     fn options(&self) -> DataOptions {
         DataOptions { validation: self.validation, train: self.train, augment: self.augment }
     }
@@ -74,36 +81,47 @@ impl DataSource for FashionMnistSubset {
         None
     }
 
+    fn describe(&self, _: &Path) -> anyhow::Result<Description> {
+        Ok(Description { shape: SHAPE, classes: names(&CLASSES), images: TRAINING.count })
+    }
+
     fn train(&self, _: &Path) -> anyhow::Result<Labelled> {
-        ranks(0..TRAINING_PER_CLASS)
+        TRAINING.read(PACKED)
     }
 
     fn test(&self, _: &Path) -> anyhow::Result<Labelled> {
-        ranks(TRAINING_PER_CLASS..PER_CLASS)
+        TESTING.read(PACKED)
     }
 }
 
-/// The images of these ranks within their classes.
-fn ranks(range: std::ops::Range<usize>) -> anyhow::Result<Labelled> {
-    let all = unpack()?;
-    let (first, last) = (range.start * CLASSES.len(), range.end * CLASSES.len());
-    let labels = (first..last).map(|index| (index % CLASSES.len()) as u8).collect();
-    Labelled::new(all[first * PIXELS..last * PIXELS].to_vec(), labels, (1, SIDE, SIDE))
+/// A run of the packed images.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    first: usize,
+    count: usize,
+    /// BLAKE3 of the unpacked images.
+    checksum: &'static str,
 }
 
-/// All images, one after another: rank 0 of every class, rank 1 of every class, …
-fn unpack() -> anyhow::Result<Vec<u8>> {
-    let expected = CLASSES.len() * PER_CLASS * PIXELS;
-    let mut images = Vec::with_capacity(expected);
-    flate2::read::DeflateDecoder::new(PACKED)
-        .take(expected as u64 + 1)
-        .read_to_end(&mut images)
-        .context("the embedded images are damaged")?;
-    ensure!(images.len() == expected, "the embedded images are damaged");
-    images.chunks_exact_mut(PIXELS).for_each(unfilter);
-    let found = blake3::hash(&images).to_hex();
-    ensure!(found.as_str() == CHECKSUM, "the embedded images are damaged: checksum {found}");
-    Ok(images)
+impl Part {
+    /// Unpacks these images alone; nothing behind them is looked at.
+    fn read(&self, packed: &[u8]) -> anyhow::Result<Labelled> {
+        let mut pixels = vec![0; self.count * PIXELS];
+        let mut unpacked = flate2::read::DeflateDecoder::new(packed);
+        let before = (self.first * PIXELS) as u64;
+        io::copy(&mut (&mut unpacked).take(before), &mut io::sink())
+            .and_then(|_| unpacked.read_exact(&mut pixels))
+            .context("the embedded images of Fashion-MNIST are damaged")?;
+        pixels.chunks_exact_mut(PIXELS).for_each(unfilter);
+        let (found, expected) = (blake3::hash(&pixels).to_hex(), self.checksum);
+        ensure!(
+            found.as_str() == expected,
+            "the embedded images of Fashion-MNIST are damaged: expected checksum {expected}, found {found}"
+        );
+        let images = self.first..self.first + self.count;
+        let labels = images.map(|image| (image % CLASSES.len()) as u8).collect();
+        Labelled::new(SHAPE, names(&CLASSES), pixels, labels)
+    }
 }
 
 /// Undoes the Paeth filter (PNG specification, section 9.4) of one image in place.
@@ -128,5 +146,54 @@ fn paeth(left: u8, up: u8, corner: u8) -> u8 {
         up
     } else {
         corner
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_1000_images_of_each_class_and_none_occurs_twice() {
+        let (train, test) = (TRAINING.read(PACKED).unwrap(), TESTING.read(PACKED).unwrap());
+        assert_eq!(train.class_counts(), [800; 10]);
+        assert_eq!(test.class_counts(), [200; 10]);
+        let all = (0..8000).map(|i| train.image(i)).chain((0..2000).map(|i| test.image(i)));
+        assert_eq!(all.collect::<HashSet<_>>().len(), 10_000);
+    }
+
+    #[test]
+    fn each_class_shows_what_its_name_says() {
+        // Mean brightness, and that of the top and the bottom quarter: trousers are dark, sandals
+        // darkest, pullovers bright; boots fill the bottom and leave the top empty.
+        let train = TRAINING.read(PACKED).unwrap();
+        let mut mean = [[0.0f64; 3]; 10];
+        for index in 0..train.len() {
+            let (image, mean) = (train.image(index), &mut mean[train.label(index)]);
+            let parts = [0..PIXELS, 0..PIXELS / 4, PIXELS * 3 / 4..PIXELS];
+            for (part, mean) in parts.into_iter().zip(mean) {
+                let count = part.len() as f64 * 800.0;
+                *mean += image[part].iter().map(|value| f64::from(*value)).sum::<f64>() / count;
+            }
+        }
+        let [_, trouser, pullover, _, coat, sandal, _, sneaker, _, boot] = mean;
+        assert!(sandal[0] < 40.0 && sneaker[0] < 50.0, "{mean:?}");
+        assert!(trouser[0] < 70.0 && pullover[0] > 90.0 && coat[0] > 90.0, "{mean:?}");
+        assert!(boot[2] > 2.0 * boot[1], "{mean:?}");
+    }
+
+    #[test]
+    fn training_images_are_read_without_the_test_images_and_damage_is_noticed() {
+        // About the share of the file that the training images take.
+        let training_alone = &PACKED[..PACKED.len() * 81 / 100];
+        assert_eq!(TRAINING.read(training_alone).unwrap().len(), 8000);
+        let error = format!("{:#}", TESTING.read(training_alone).unwrap_err());
+        assert!(error.starts_with("the embedded images of Fashion-MNIST are damaged"), "{error}");
+        let mut damaged = PACKED.to_vec();
+        damaged[1_000_000] ^= 1;
+        let error = format!("{:#}", TRAINING.read(&damaged).unwrap_err());
+        assert!(error.starts_with("the embedded images of Fashion-MNIST are damaged"), "{error}");
     }
 }

@@ -1,10 +1,9 @@
 //! Which images are trained on and which are held out.
 
 use eas_ir::{Images, Normalisation, Rng, Shape};
-use std::ops::Range;
 
 use super::batches::normalise;
-use super::{Augment, DataOptions, Labelled};
+use super::{Augment, DataOptions, Description, Labelled};
 
 /// Some images of a data set.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +30,11 @@ impl Split {
         self.indices.is_empty()
     }
 
+    /// The images that this is a part of.
+    pub fn source(&self) -> &Labelled {
+        &self.source
+    }
+
     /// The images' places in their source.
     pub fn indices(&self) -> &[usize] {
         &self.indices
@@ -46,23 +50,26 @@ impl Split {
         self.source.image(index)
     }
 
-    /// The first images of the split.
+    /// The first images of the split; of one that [`split`] made, classes take turns.
     #[must_use]
     pub fn first(&self, count: usize) -> Split {
         let indices = self.indices[..count.min(self.len())].to_vec();
         Split { source: self.source.clone(), indices }
     }
 
-    /// Both splits' images as one; they must have one source.
-    #[must_use]
-    pub fn joined(&self, other: &Split) -> Split {
-        let indices = self.indices.iter().chain(&other.indices).copied().collect();
-        Split { source: self.source.clone(), indices }
-    }
-
     /// The shape of an image.
     pub fn shape(&self) -> Shape {
         self.source.shape()
+    }
+
+    fn feed(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(&(self.len() as u64).to_le_bytes());
+        for &index in &self.indices {
+            // The place is part of it, since it keys the image's augmentation.
+            hasher.update(&(index as u64).to_le_bytes());
+            hasher.update(&(self.label(index) as u64).to_le_bytes());
+            hasher.update(self.image(index));
+        }
     }
 }
 
@@ -88,75 +95,102 @@ impl TrainingData {
     }
 
     /// The same data with the validation images among the training images, for a final training
-    /// whose result is measured elsewhere.
+    /// whose result is measured elsewhere. None are left to validate on, so that no accuracy on
+    /// images that were trained on can pass for another. The normalisation stays, since inherited
+    /// weights know it.
     #[must_use]
     pub fn with_validation_in_training(&self) -> Self {
-        TrainingData { train: self.train.joined(&self.validation), ..self.clone() }
+        let mut data = self.clone();
+        data.train.indices.append(&mut data.validation.indices);
+        data
+    }
+
+    /// A digest (BLAKE3, in hexadecimal) of all that a training on this data depends on: the images
+    /// and labels of both parts in their order, normalisation and augmentation. It is taken from the
+    /// images themselves, so a file that was replaced is another data set.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"eas training data 1\n");
+        let (channels, height, width) = self.train.source.size();
+        let Augment { pad_crop, mirror } = self.augment;
+        let numbers = [channels, height, width, self.classes.len(), pad_crop, usize::from(mirror)];
+        for number in numbers {
+            hasher.update(&(number as u64).to_le_bytes());
+        }
+        for value in self.normalisation.mean.iter().chain(&self.normalisation.deviation) {
+            hasher.update(&value.to_le_bytes());
+        }
+        self.train.feed(&mut hasher);
+        self.validation.feed(&mut hasher);
+        hasher.finalize().to_hex().to_string()
     }
 }
 
-/// Splits a data set: validation first, then training, each with as many images of every class (to
-/// within one), drawn from `rng`. Normalisation comes from the training images alone.
+/// Splits a data set: validation first, then training, each with every class in proportion (to
+/// within one image), drawn from `rng`. The validation images don't depend on how many are trained
+/// on. Normalisation comes from the training images alone.
 ///
 /// # Errors
-/// More images asked for than there are.
-pub fn split(
-    source: Labelled,
-    classes: Vec<String>,
-    options: DataOptions,
-    rng: &Rng,
-) -> anyhow::Result<TrainingData> {
-    let all = source.len();
-    anyhow::ensure!(
-        options.validation < all,
-        "validation = {}: expected fewer than the {all} images there are",
-        options.validation
-    );
-    let left = all - options.validation;
-    let train = options.train.unwrap_or(left);
-    anyhow::ensure!(
-        (1..=left).contains(&train),
-        "train = {train}: expected between 1 and the {left} images that validation = {} leaves",
-        options.validation
-    );
-    let order = stratified_order(&source, classes.len(), rng);
-    let take = |range: Range<usize>| Split { source: source.clone(), indices: order[range].to_vec() };
-    let validation = take(0..options.validation);
-    let train = take(options.validation..options.validation + train);
+/// As [`DataOptions::check`].
+pub fn split(source: Labelled, options: DataOptions, rng: &Rng) -> anyhow::Result<TrainingData> {
+    let (shape, classes, images) = (source.shape(), source.classes().to_vec(), source.len());
+    options.check(&Description { shape, classes: classes.clone(), images })?;
+    let mut places: Vec<Vec<usize>> = vec![Vec::new(); classes.len()];
+    for index in 0..images {
+        places[source.label(index)].push(index);
+    }
+    for (class, places) in places.iter_mut().enumerate() {
+        rng.split("split").split_index(class as u64).shuffle(places);
+    }
+    let validation = take_stratified(&mut places, options.validation);
+    let train = options.train.unwrap_or(images - options.validation);
+    let train = take_stratified(&mut places, train);
+    let validation = Split { source: source.clone(), indices: validation };
+    let train = Split { source, indices: train };
     let normalisation = normalisation_of(&train);
     Ok(TrainingData { train, validation, classes, normalisation, augment: options.augment })
 }
 
-/// All places in an order of which every run has as many images of each class as the whole, to
-/// within one: classes are shuffled apart, then dealt out by how much of each is done.
-fn stratified_order(source: &Labelled, classes: usize, rng: &Rng) -> Vec<usize> {
-    let mut by_class: Vec<Vec<usize>> = vec![Vec::new(); classes];
-    for index in 0..source.len() {
-        by_class[source.label(index)].push(index);
+/// Takes `count` places off the lists of the classes, of each class its share to within one; in the
+/// result the classes take turns.
+fn take_stratified(places: &mut [Vec<usize>], count: usize) -> Vec<usize> {
+    let counts: Vec<usize> = places.iter().map(Vec::len).collect();
+    let mut taken = Vec::with_capacity(count);
+    for (class, share) in apportion(count, &counts).into_iter().enumerate() {
+        let of_class = places[class].drain(..share);
+        taken.extend(of_class.enumerate().map(|(rank, place)| {
+            // The middles of `share` equal parts of the unit interval, in units of 1 / (2 share).
+            ((2 * rank + 1) as f64 / (2 * share) as f64, class, place)
+        }));
     }
-    let mut dealt: Vec<(f64, usize, usize)> = Vec::with_capacity(source.len());
-    for (class, places) in by_class.iter_mut().enumerate() {
-        rng.split("split").split_index(class as u64).shuffle(places);
-        let count = places.len() as f64;
-        dealt.extend(
-            places.iter().enumerate().map(|(rank, place)| ((rank as f64 + 0.5) / count, class, *place)),
-        );
+    taken.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    taken.into_iter().map(|(_, _, place)| place).collect()
+}
+
+/// `count` divided in proportion to `counts` by largest remainders: each share is its quota rounded
+/// up or down. `count` is at most the sum of `counts`, so no share exceeds its count.
+fn apportion(count: usize, counts: &[usize]) -> Vec<usize> {
+    let all = counts.iter().sum::<usize>().max(1) as u128;
+    let quota = |of: usize| count as u128 * of as u128;
+    let mut shares: Vec<usize> = counts.iter().map(|of| (quota(*of) / all) as usize).collect();
+    let mut order: Vec<usize> = (0..counts.len()).collect();
+    order.sort_by_key(|class| (std::cmp::Reverse(quota(counts[*class]) % all), *class));
+    let missing = count - shares.iter().sum::<usize>();
+    for class in order.into_iter().take(missing) {
+        shares[class] += 1;
     }
-    dealt.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    dealt.into_iter().map(|(_, _, place)| place).collect()
+    shares
 }
 
 /// Mean and deviation of each channel over a split, of values from 0 to 1. A channel that never
 /// varies has deviation 1.
 pub fn normalisation_of(split: &Split) -> Normalisation {
-    let Shape::Image { channels, height, width } = split.shape() else {
-        unreachable!("a data set has images")
-    };
+    let (channels, height, width) = split.source.size();
     let area = height * width;
     let count = (split.len() * area).max(1) as f64;
     let (mut mean, mut deviation) = (Vec::new(), Vec::new());
     for channel in 0..channels {
-        // Exact: sums of integers.
+        // Exact, whatever the order: sums of integers.
         let (mut sum, mut squares) = (0u64, 0u64);
         for &index in split.indices() {
             for &value in &split.image(index)[channel * area..][..area] {
@@ -167,8 +201,31 @@ pub fn normalisation_of(split: &Split) -> Normalisation {
         let average = sum as f64 / count;
         let variance = (squares as f64 / count - average * average).max(0.0);
         mean.push((average / 255.0) as f32);
-        let spread = (variance.sqrt() / 255.0) as f32;
-        deviation.push(if spread > 0.0 { spread } else { 1.0 });
+        // Less is the rounding of a channel that is the same everywhere.
+        let varies = variance > 1e-9;
+        deviation.push(if varies { (variance.sqrt() / 255.0) as f32 } else { 1.0 });
     }
     Normalisation { mean, deviation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_quotas_rounded_up_or_down() {
+        let mut rng = Rng::new(3);
+        for case in 0..2000 {
+            let counts: Vec<usize> = (0..1 + rng.below(12)).map(|_| rng.below(50)).collect();
+            let all: usize = counts.iter().sum();
+            let count = rng.below(all + 1);
+            let shares = apportion(count, &counts);
+            assert_eq!(shares.iter().sum::<usize>(), count, "case {case}: {counts:?}");
+            for (share, of) in shares.iter().zip(&counts) {
+                let quota = (count * of) as f64 / all.max(1) as f64;
+                let near = (*share as f64 - quota).abs() < 1.0;
+                assert!(near && share <= of, "case {case}: {share} of {of}, quota {quota}");
+            }
+        }
+    }
 }

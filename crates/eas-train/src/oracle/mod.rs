@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, ensure};
 use candle_core::{D, DType, Device, Tensor, Var};
 use eas_ir::{
-    Forward, Gradients, Images, Mode, Model, Moments, Network, Node, NodeId, Op, ParamId, Rng, Role,
-    Shape, Shapes, Weights,
+    Forward, Gradients, Images, Mode, Model, Moments, Network, Node, NodeId, Op, ParamId, Rng,
+    Role, Shape, Shapes, Weights,
 };
 use ndarray::Array2;
 
@@ -78,7 +78,8 @@ impl Graph {
             let value = if inputs.is_empty() {
                 input.clone()
             } else {
-                self.node(node, &inputs, pass).with_context(|| format!("{}: {}", node.id, node.op))?
+                self.node(node, &inputs, pass)
+                    .with_context(|| format!("{}: {}", node.id, node.op))?
             };
             if pass.kept.contains(&node.id) {
                 kept.insert(node.id, value.clone());
@@ -94,7 +95,8 @@ impl Graph {
             }
         }
         let output = self.network.output().context("a network has an output")?.id;
-        let logits = values.remove(&output).context("the output was computed")?.t()?.contiguous()?;
+        let logits =
+            values.remove(&output).context("the output was computed")?.t()?.contiguous()?;
         Ok((logits, kept))
     }
 
@@ -118,12 +120,7 @@ impl Graph {
         })
     }
 
-    fn node(
-        &self,
-        node: &Node,
-        inputs: &[&Tensor],
-        pass: &mut Pass<'_>,
-    ) -> anyhow::Result<Tensor> {
+    fn node(&self, node: &Node, inputs: &[&Tensor], pass: &mut Pass<'_>) -> anyhow::Result<Tensor> {
         let parameter = |role| {
             let id = ParamId::new(node.id, role);
             pass.parameters.get(&id).with_context(|| format!("no parameter {id}"))
@@ -134,7 +131,11 @@ impl Graph {
             Op::Conv { kernel, stride, padding, groups, bias, .. } => {
                 let columns = Im2Col { kernel, stride, padding };
                 let y = convolution(x, parameter(Role::Weight)?, columns, groups)?;
-                if bias { y.broadcast_add(&parameter(Role::Bias)?.reshape(((), 1, 1, 1))?)? } else { y }
+                if bias {
+                    y.broadcast_add(&parameter(Role::Bias)?.reshape(((), 1, 1, 1))?)?
+                } else {
+                    y
+                }
             }
             Op::BatchNorm { epsilon } => {
                 let (gamma, beta) = (parameter(Role::Gamma)?, parameter(Role::Beta)?);
@@ -197,7 +198,8 @@ fn convolution(
     let (rows, across) = (columns.side(height), columns.side(width));
     let (read, made) = (channels / groups, filters / groups);
     let group = |index: usize| -> anyhow::Result<Tensor> {
-        let x = if groups == 1 { x.clone() } else { x.narrow(0, index * read, read)?.contiguous()? };
+        let x =
+            if groups == 1 { x.clone() } else { x.narrow(0, index * read, read)?.contiguous()? };
         let weight = weight.narrow(0, index * made, made)?.contiguous()?;
         let weight = weight.flatten_from(1)?;
         // A 1×1 kernel reads the image as it is.
@@ -237,7 +239,8 @@ fn cross_entropy(
     let log_probability = candle_nn::ops::log_softmax(logits, 1)?;
     let loss = ((target * log_probability)?.sum_all()? * (-1.0 / batch as f64))?;
     let best = logits.argmax(1)?.to_vec1::<u32>()?;
-    let correct = best.iter().zip(labels).filter(|(best, label)| **best as usize == **label).count();
+    let correct =
+        best.iter().zip(labels).filter(|(best, label)| **best as usize == **label).count();
     Ok((loss, correct))
 }
 
@@ -307,8 +310,8 @@ impl Program for Graph {
             let mut follow = |role, found: &[f32], factor: f32| {
                 let running = parameters.get_mut(ParamId::new(node, role)).unwrap_or_default();
                 for (running, found) in running.iter_mut().zip(found) {
-                    *running = STATISTICS_DECAY * *running
-                        + (1.0 - STATISTICS_DECAY) * factor * found;
+                    *running =
+                        STATISTICS_DECAY * *running + (1.0 - STATISTICS_DECAY) * factor * found;
                 }
             };
             follow(Role::Mean, &batch.mean, 1.0);
@@ -413,8 +416,7 @@ impl Gradients for Oracle {
         let update =
             Nesterov { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0, decay_all: false };
         let options = StepOptions { update, label_smoothing: 0.0, dropout: None };
-        let (gradient, _) =
-            Graph::new(model.network())?.gradient(&parameters, &batch, &options)?;
+        let (gradient, _) = Graph::new(model.network())?.gradient(&parameters, &batch, &options)?;
         Ok(parameters.weights_of(&gradient, crate::parameters::Slot::is_trainable))
     }
 }

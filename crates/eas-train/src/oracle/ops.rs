@@ -164,7 +164,8 @@ impl Im2Col {
                         let from = image * x.area() + y * x.width;
                         // Columns c with 0 <= c · stride + j - padding < width.
                         let first = padding.saturating_sub(j).div_ceil(stride);
-                        let end = (x.width + padding).saturating_sub(j).div_ceil(stride).min(columns);
+                        let end =
+                            (x.width + padding).saturating_sub(j).div_ceil(stride).min(columns);
                         if first >= end {
                             continue;
                         }
@@ -246,7 +247,8 @@ impl MaxPool {
                     for x in bounds(column, size.width) {
                         let place = y * size.width + x;
                         // NaN wins, so that divergence shows.
-                        let wins = |best: usize| image[place] > image[best] || image[place].is_nan();
+                        let wins =
+                            |best: usize| image[place] > image[best] || image[place].is_nan();
                         if best.is_none_or(wins) {
                             best = Some(place);
                         }
@@ -384,9 +386,8 @@ pub(super) struct BatchNorm {
 
 impl BatchNorm {
     pub(super) fn new(statistics: &Statistics, epsilon: f32) -> Self {
-        let scale = |variance: &f32| {
-            (1.0 / (f64::from(*variance) + f64::from(epsilon)).sqrt()) as f32
-        };
+        let scale =
+            |variance: &f32| (1.0 / (f64::from(*variance) + f64::from(epsilon)).sqrt()) as f32;
         let mean = statistics.mean.clone();
         BatchNorm { mean, scale: statistics.variance.iter().map(scale).collect() }
     }
@@ -438,8 +439,7 @@ impl CustomOp3 for BatchNorm {
         let (dgamma, dbeta): (Vec<f32>, Vec<f32>) = (0..channels)
             .into_par_iter()
             .map(|channel| {
-                let (x, slope) =
-                    (&values[row(&values, channel)], &slopes[row(&slopes, channel)]);
+                let (x, slope) = (&values[row(&values, channel)], &slopes[row(&slopes, channel)]);
                 let (mean, scale) = (self.mean[channel], self.scale[channel]);
                 let dgamma = sum(count, |i| slope[i] * (x[i] - mean) * scale);
                 (dgamma as f32, sum(count, |i| slope[i]) as f32)

@@ -1,7 +1,9 @@
 //! The plain CNN space (Cai et al. 2018, section 4.1).
 
 use anyhow::Context;
-use eas_ir::{Built, Bytes, Count, Network, NodeId, Op, Plugin, Rng, Value, parse_options, resolved_options};
+use eas_ir::{
+    Built, Bytes, Count, Network, NodeId, Op, Plugin, Rng, Value, parse_options, resolved_options,
+};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, LayerStyle, plain_network};
@@ -157,7 +159,11 @@ impl ConvNet {
             start: start([4, 4, 4, 4], 8),
             filters: (1..=10).map(|tenth| 4 * tenth).collect(),
             units: (1..=10).map(|tenth| 8 * tenth).collect(),
-            limits: Limits { parameters: Count(1_000_000), macs: Count(100_000_000), ..Limits::default() },
+            limits: Limits {
+                parameters: Count(1_000_000),
+                macs: Count(100_000_000),
+                ..Limits::default()
+            },
             ..ConvNet::paper()
         }
     }
@@ -213,14 +219,18 @@ impl SearchSpace for ConvNet {
 
     fn miniature(&self, rng: &mut Rng) -> anyhow::Result<Box<dyn SearchSpace>> {
         let widths = vec![2, 3, 4, 6, 8, 10, 12];
-        let mut small = || widths[rng.below(5)];
+        // Flattening more than one pixel is where widening can go wrong, so half the networks leave
+        // out their last pooling and flatten what is left.
+        let flat = rng.below(2) == 0;
+        let last_pool = self.start.iter().rposition(|layer| matches!(layer, Layer::Pool { .. }));
         let mut start = Vec::new();
-        for layer in &self.start {
+        for (place, layer) in self.start.iter().enumerate() {
+            let width = widths[2 + rng.below(4)];
             start.push(match *layer {
-                Layer::Conv { kernel, .. } => Layer::Conv { filters: small(), kernel },
-                Layer::Linear { .. } => Layer::Linear { units: small() },
-                // Flattening more than one pixel is where widening can go wrong.
-                Layer::GlobalPool if small() < 4 => Layer::Flatten,
+                Layer::Conv { kernel, .. } => Layer::Conv { filters: width, kernel },
+                Layer::Linear { .. } => Layer::Linear { units: width },
+                Layer::GlobalPool if flat => Layer::Flatten,
+                Layer::Pool { .. } if flat && Some(place) == last_pool => continue,
                 same => same,
             });
         }

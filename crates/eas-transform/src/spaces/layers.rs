@@ -46,9 +46,7 @@ impl FromStr for Layer {
             ("pool", [size, stride]) => Layer::Pool { size: *size, stride: *stride },
             ("average_pool", []) => Layer::AveragePool { size: 2, stride: 2 },
             ("average_pool", [size]) => Layer::AveragePool { size: *size, stride: *size },
-            ("average_pool", [size, stride]) => {
-                Layer::AveragePool { size: *size, stride: *stride }
-            }
+            ("average_pool", [size, stride]) => Layer::AveragePool { size: *size, stride: *stride },
             ("global_pool", []) => Layer::GlobalPool,
             ("flatten", []) => Layer::Flatten,
             ("linear", [units]) => Layer::Linear { units: *units },

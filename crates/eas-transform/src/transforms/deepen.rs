@@ -9,7 +9,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail, ensure};
-use eas_ir::{Built, Label, Network, NodeId, Op, ParamId, Plugin, Rng, Role, Shape, parse_options, resolved_options};
+use eas_ir::{
+    Built, Label, Network, NodeId, Op, ParamId, Plugin, Rng, Role, Shape, parse_options,
+    resolved_options,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::decision::Decision;
@@ -149,7 +152,10 @@ impl Transform for Deepen {
         let found = all.iter().find(|known| known.layer == site || known.last == site);
         let found = found.with_context(|| {
             let known: Vec<String> = all.iter().map(|site| site.layer.to_string()).collect();
-            format!("{site} is no labelled layer that ends in a ReLU (those are: {})", known.join(", "))
+            format!(
+                "{site} is no labelled layer that ends in a ReLU (those are: {})",
+                known.join(", ")
+            )
         })?;
         let channels = shapes[found.last].channels();
         let op = match (shapes[found.last], target) {
@@ -162,7 +168,9 @@ impl Transform for Deepen {
                 bail!("{site} is a linear layer: expected `deepen {site}` without a kernel")
             }
             (Shape::Image { .. }, _) => {
-                bail!("{site} is a convolution: expected a kernel, as in `deepen {site} with kernel 3`")
+                bail!(
+                    "{site} is a convolution: expected a kernel, as in `deepen {site} with kernel 3`"
+                )
             }
         };
         insert_identity(network, found, op, self.noise)
@@ -185,7 +193,8 @@ fn insert_identity(
     }
     let mut last = site.last;
     let mut insert = |op: Op| {
-        last = child.insert_after(last, op, Some(label.clone())).expect("the site is in the network");
+        last =
+            child.insert_after(last, op, Some(label.clone())).expect("the site is in the network");
         last
     };
     let layer = insert(op);
@@ -216,8 +225,7 @@ fn insert_identity(
         }
     }
     // In training mode a batch norm normalises by each batch, so gradients below it differ a little.
-    let gradient =
-        if batch_norm.is_some() { GradientMap::Approximate } else { GradientMap::Exact };
+    let gradient = if batch_norm.is_some() { GradientMap::Approximate } else { GradientMap::Exact };
     let calibrate = batch_norm.map(|(id, _)| id).into_iter().collect();
     Ok(Patch { network: child, weights, gradient, calibrate })
 }

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use eas_ir::{Built, Label, Network, NodeId, Op, ParamId, Plugin, Rng, Role, parse_options, resolved_options};
+use eas_ir::{
+    Built, Label, Network, NodeId, Op, ParamId, Plugin, Rng, Role, parse_options, resolved_options,
+};
 use serde::{Deserialize, Serialize};
 
 use super::dense::{DenseLayer, dense_layers};
@@ -52,7 +54,8 @@ impl Transform for Replicate {
     }
 
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
-        let path = |layer: &DenseLayer| vec![layer.label.block as usize, layer.label.layer as usize];
+        let path =
+            |layer: &DenseLayer| vec![layer.label.block as usize, layer.label.layer as usize];
         let limits = space.limits();
         dense_layers(network)
             .iter()
@@ -106,9 +109,8 @@ fn insert_copy(
     }
     let gone = || format!("{} left the network", layer.concat);
     // The new concatenation first, so that all readers of the old one move to it.
-    let concat = child
-        .insert_after(layer.concat, Op::Concat, Some(label.clone()))
-        .with_context(gone)?;
+    let concat =
+        child.insert_after(layer.concat, Op::Concat, Some(label.clone())).with_context(gone)?;
     let mut copies = BTreeMap::new();
     let (mut place, mut input) = (layer.concat, layer.concat);
     for node in &layer.body {

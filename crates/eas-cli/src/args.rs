@@ -1,0 +1,257 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Efficient architecture search by network transformation.
+#[derive(Debug, Parser)]
+#[command(name = "eas", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed for a reason outside the input
+  2    the command line, a spec or a file is wrong; the message says where
+  3    the answer is no: an edit changed the function
+  130  interrupted; what was done is kept";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Search an architecture
+    #[command(after_help = "\
+Examples:
+  eas search                                  the built-in quickstart, some minutes
+  eas search my.toml                          a spec of your own (see: eas init)
+  eas search my.toml --seed 2 --set child.epochs=10
+  eas search my.toml --run runs/second")]
+    Search(Search),
+    /// Check a spec: what it would do, how large its space is, how long it would take
+    #[command(after_help = "\
+Examples:
+  eas check my.toml
+  eas check my.toml --set stage.0.batches=30 --json")]
+    Check(Check),
+    /// Write a spec with every key, its default and its meaning
+    #[command(after_help = "\
+Examples:
+  eas init                                    writes eas.toml
+  eas init --template c10-plain c10.toml
+  eas init --list")]
+    Init(Init),
+    /// List the linked transforms, spaces, controllers and data sets
+    #[command(after_help = "\
+Examples:
+  eas list
+  eas list --json")]
+    List(List),
+    /// Show a network, a model, a run, or a trial of a run
+    #[command(after_help = "\
+Examples:
+  eas show network.toml
+  eas show runs/quickstart
+  eas show runs/quickstart 7 --json")]
+    Show(Show),
+    /// List the trials of a run
+    #[command(after_help = "\
+Examples:
+  eas trials runs/quickstart
+  eas trials runs/quickstart --format csv > trials.csv")]
+    Trials(Trials),
+    /// Edit a model without changing its function
+    #[command(after_help = "\
+Examples:
+  eas transform runs/quickstart/best --apply 'widen n1 to 32' --out wider
+  eas transform model --apply 'deepen n1 with kernel 3' --apply 'widen n1 to 64' --out child")]
+    Transform(Transform),
+    /// Train a network or go on training a model
+    #[command(after_help = "\
+Examples:
+  eas train network.toml --data fashion_mnist_subset --out trained
+  eas train runs/quickstart/best --data cifar10=DIR --set epochs=5 --out longer")]
+    Train(Train),
+    /// Test a model on a data set's test images
+    #[command(after_help = "\
+Examples:
+  eas test runs/quickstart/best --data fashion_mnist_subset
+  eas test model --data cifar10=DIR --json")]
+    Test(Test),
+    /// Print a script that completes eas commands in a shell
+    #[command(after_help = "\
+Examples:
+  eas completions bash > ~/.local/share/bash-completion/completions/eas
+  eas completions zsh > \"${fpath[1]}/_eas\"")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A spec and what is changed in it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SpecArgs {
+    /// Seed of all randomness, instead of the spec's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// A key of the spec to set, such as child.epochs=10 or stage.0.batches=3; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Search {
+    /// The spec; without one, the built-in quickstart
+    pub(crate) spec: Option<PathBuf>,
+    /// Folder of the run; it must not exist yet [default: runs/NAME, runs/NAME-2, ...]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) overrides: SpecArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// The spec
+    pub(crate) spec: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: SpecArgs,
+    /// Leave out the forecast, which trains for some seconds
+    #[arg(long)]
+    pub(crate) no_forecast: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Init {
+    /// Where to write the spec
+    #[arg(default_value = "eas.toml")]
+    pub(crate) path: PathBuf,
+    /// What to begin with
+    #[arg(long, value_enum, default_value_t = Template::Quickstart)]
+    pub(crate) template: Template,
+    /// List the templates
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Overwrite the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Template {
+    /// Fashion-MNIST, built in; some minutes
+    Quickstart,
+    /// CIFAR-10, the paper's space and counts
+    C10Plain,
+    /// CIFAR-10, the small space of the released code
+    C10Small,
+    /// CIFAR-10, 5,000 images, the paper's start network
+    C10Quick,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// A network file, a model's folder, or a run
+    #[arg(value_name = "NETWORK|RUN")]
+    pub(crate) path: PathBuf,
+    /// A trial of the run
+    pub(crate) trial: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Trials {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns
+    Table,
+    /// A list of objects
+    Json,
+    /// Comma-separated values, with a header
+    Csv,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Transform {
+    /// The model's folder
+    pub(crate) model: PathBuf,
+    /// An edit, such as 'widen n3 to 64' or 'deepen n5 with kernel 3'; may be repeated
+    #[arg(long = "apply", value_name = "EDIT", required = true)]
+    pub(crate) apply: Vec<String>,
+    /// Folder for the child
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Seed of what is replicated, and of the noise
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Leave replicas exactly equal; they then stay equal in training
+    #[arg(long)]
+    pub(crate) no_noise: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Train {
+    /// A network file, or a model's folder
+    pub(crate) network: PathBuf,
+    /// The data set: NAME, or NAME=PATH
+    #[arg(long, value_name = "NAME[=PATH]")]
+    pub(crate) data: String,
+    /// Folder for the trained model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The recipe: paper-child, paper-full or quick
+    #[arg(long, default_value = "quick")]
+    pub(crate) recipe: String,
+    /// A key of the recipe or data set to set, such as epochs=10 or data.train=5000; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Seed of all randomness
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Begin with fresh weights even where the model has some
+    #[arg(long)]
+    pub(crate) from_scratch: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Test {
+    /// The model's folder
+    pub(crate) model: PathBuf,
+    /// The data set: NAME, or NAME=PATH
+    #[arg(long, value_name = "NAME[=PATH]")]
+    pub(crate) data: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,140 @@
+//! The commands, a file each.
+
+mod check;
+mod init;
+mod list;
+mod search;
+mod show;
+mod test;
+mod train;
+mod transform;
+mod trials;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use eas_ir::{LoadError, Value};
+use eas_train::{DataSource, data_sets};
+
+use crate::args::{Args, Command, SpecArgs};
+use crate::exit;
+use crate::plan::{Named, Plan};
+use crate::print;
+use crate::spec::{SpecErrors, read_plan};
+
+/// Runs a command line and returns the exit code.
+pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let args = match Args::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            let asked = !error.use_stderr();
+            // clap's own text, with its colours where there is a terminal; its reader may be gone.
+            let _ = error.print();
+            return if asked { exit::SUCCESS } else { exit::BAD_INPUT };
+        }
+    };
+    let done = match args.command {
+        Command::Search(args) => search::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Trials(args) => trials::run(&args),
+        Command::Transform(args) => transform::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "eas", &mut script);
+            print::result(&String::from_utf8_lossy(&script));
+            Ok(exit::SUCCESS)
+        }
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            let input = error.chain().any(|cause| {
+                cause.is::<SpecErrors>() || cause.is::<LoadError>() || cause.is::<BadInput>()
+            });
+            match error.downcast_ref::<SpecErrors>() {
+                Some(errors) => {
+                    errors.messages().iter().for_each(|m| print::note(&format!("error: {m}")))
+                }
+                None => print::error(&error),
+            }
+            if input { exit::BAD_INPUT } else { exit::FAILURE }
+        }
+    }
+}
+
+/// An error that the command line or a file is to blame for.
+#[derive(Debug)]
+pub(crate) struct BadInput(String);
+
+impl fmt::Display for BadInput {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadInput {}
+
+/// Blames the input for an error.
+pub(crate) fn bad_input(error: impl fmt::Display) -> anyhow::Error {
+    BadInput(format!("{error:#}")).into()
+}
+
+/// The built-in quickstart.
+pub(crate) const QUICKSTART: &str = include_str!("../../../../specs/quickstart.toml");
+
+/// Reads a spec file, or the quickstart, with what the command line changes in it. Returns the text
+/// as written and the plan.
+pub(crate) fn plan_of(spec: Option<&Path>, overrides: &SpecArgs) -> anyhow::Result<(String, Plan)> {
+    let (name, text, directory) = match spec {
+        None => ("quickstart.toml".to_owned(), QUICKSTART.to_owned(), Path::new("")),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                bad_input(format!("can't read the spec {}: {error}", path.display()))
+            })?;
+            (path.display().to_string(), text, path.parent().unwrap_or(Path::new("")))
+        }
+    };
+    let mut set = overrides.set.clone();
+    set.extend(overrides.seed.map(|seed| format!("seed={seed}")));
+    let plan = read_plan(&name, &text, &set, directory)?;
+    Ok((text, plan))
+}
+
+/// A data set named on the command line: `NAME` or `NAME=PATH`, with `data.KEY=VALUE` options.
+pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn DataSource>> {
+    let (name, path) = match text.split_once('=') {
+        Some((name, path)) => (name, Some(path.to_owned())),
+        None => (text, None),
+    };
+    let registry = data_sets()?;
+    let plugin = registry.get(name).map_err(bad_input)?;
+    let takes_path = plugin.options.lines().any(|line| line.starts_with("path ="));
+    let mut options = Vec::new();
+    let path = path.or_else(|| std::env::var("EAS_DATA").ok().filter(|_| takes_path));
+    if let Some(path) = path {
+        options.push(format!("path = {}", toml::Value::from(path)));
+    }
+    options.extend(set.iter().cloned());
+    let text = options.join("\n");
+    let table = toml::de::DeTable::parse(&text).map_err(|e| bad_input(e.message()))?;
+    let span = table.span();
+    let value: Value<'_> = toml::Spanned::new(span, toml::de::DeValue::Table(table.into_inner()));
+    let built = plugin
+        .build(value)
+        .map_err(|error| bad_input(format!("data set `{name}`: {}", error.message())))?;
+    let (options, implementation) = (built.options, built.implementation);
+    Ok(Named { name: name.to_owned(), options, implementation })
+}
+
+/// Reads a network file or a model's folder.
+pub(crate) fn load_network(path: &Path) -> anyhow::Result<eas_ir::Network> {
+    eas_ir::Network::load(path).context("not a network")
+}

@@ -1,0 +1,133 @@
+//! `eas train`: a network trained on a data set, without a search.
+
+use std::ops::ControlFlow;
+
+use eas_ir::{LoadError, Model, Rng, SavedModel};
+use eas_train::{EpochRecord, Oracle, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
+use serde::Serialize;
+
+use super::{bad_input, data_of, load_network};
+use crate::args;
+use crate::exit;
+use crate::print::{self, percent};
+use crate::stop;
+use crate::trial::saved;
+
+#[derive(Serialize)]
+struct Trained {
+    out: String,
+    epochs: Vec<EpochRecord>,
+    validation_accuracy: Option<f64>,
+}
+
+pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
+    stop::listen();
+    let (data_set, recipe_set): (Vec<&String>, Vec<&String>) =
+        args.set.iter().partition(|text| text.starts_with("data."));
+    let strip = |text: &&String| text.trim_start_matches("data.").to_owned();
+    let source = data_of(&args.data, &data_set.iter().map(strip).collect::<Vec<_>>())?;
+    let recipe = recipe(&args.recipe, &recipe_set)?;
+    if args.out.exists() {
+        return Err(bad_input(format!("{}: this already exists", args.out.display())));
+    }
+    let rng = Rng::new(args.seed);
+    let directory = std::path::Path::new("");
+    let all = source.implementation.train(directory).map_err(bad_input)?;
+    let options = source.implementation.options();
+    let data = split(all, options, &rng.split("data")).map_err(bad_input)?;
+    let model = model(args, &rng)?;
+    let (shape, classes) = (data.train.shape(), data.classes.len());
+    if model.input_shape() != shape || model.classes() != classes {
+        return Err(bad_input(format!(
+            "{}: the network takes {} and tells {} classes apart; data set `{}` has {shape} and {classes}",
+            args.network.display(),
+            model.input_shape(),
+            model.classes(),
+            source.name
+        )));
+    }
+    let bar = print::Bar::new(0);
+    let mut length_known = false;
+    let training = train(
+        &Oracle,
+        &model,
+        None,
+        &data,
+        &recipe,
+        0..recipe.epochs,
+        &|_| true,
+        &rng.split("train"),
+        &mut |progress| {
+            match progress {
+                Progress::Step { epoch, steps, .. } => {
+                    if !length_known {
+                        bar.set_length((recipe.epochs * steps) as u64);
+                        length_known = true;
+                    }
+                    bar.message(&format!("epoch {}", epoch + 1));
+                    bar.advance(1);
+                }
+                Progress::Epoch(epoch) => bar.line(&format!(
+                    "epoch {:3}  loss {:.4}  training {:>8}  validation {:>8}  {}",
+                    epoch.epoch + 1,
+                    epoch.training_loss,
+                    percent(epoch.training_accuracy),
+                    epoch.validation_accuracy.map_or("-".to_owned(), percent),
+                    print::seconds(epoch.seconds)
+                )),
+            }
+            if stop::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        },
+    )?;
+    bar.finish();
+    if let TrainingEnd::Diverged { epoch } = training.end {
+        print::note(&format!(
+            "error: the loss left the finite numbers in epoch {}; try a lower learning_rate",
+            epoch + 1
+        ));
+        return Ok(exit::FAILURE);
+    }
+    saved(training.model, &data)?.save(&args.out)?;
+    let validation_accuracy = training.epochs.last().and_then(|last| last.validation_accuracy);
+    let out = args.out.display().to_string();
+    if args.json {
+        print::json(&Trained { out, epochs: training.epochs, validation_accuracy });
+    } else {
+        let accuracy = validation_accuracy.map_or("-".to_owned(), percent);
+        print::result(&format!("Validation accuracy {accuracy}. Wrote {out}"));
+    }
+    let interrupted = training.end == TrainingEnd::Interrupted;
+    Ok(if interrupted { exit::INTERRUPTED } else { exit::SUCCESS })
+}
+
+/// The model's own weights where there are some, else fresh ones.
+fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<Model> {
+    if args.network.is_dir() && !args.from_scratch {
+        match SavedModel::load(&args.network) {
+            Ok(saved) => return Ok(saved.model),
+            Err(LoadError::Io { path, error })
+                if error.kind() == std::io::ErrorKind::NotFound
+                    && path.extension().is_some_and(|ending| ending == "safetensors") => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?)
+}
+
+fn recipe(preset: &str, set: &[&String]) -> anyhow::Result<Recipe> {
+    let mut lines = vec![format!("recipe = {}", toml::Value::from(preset))];
+    for text in set {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| bad_input(format!("--set {text}: expected KEY=VALUE")))?;
+        let value = value.trim();
+        let parses = toml::de::DeValue::parse(value).is_ok();
+        let value = if parses { value.to_owned() } else { toml::Value::from(value).to_string() };
+        lines.push(format!("{key} = {value}"));
+    }
+    let spec: RecipeSpec =
+        toml::from_str(&lines.join("\n")).map_err(|error| bad_input(error.message()))?;
+    let recipe = spec.resolve(Recipe::quick());
+    recipe.check().map_err(|(key, message)| bad_input(format!("{key}: {message}")))?;
+    Ok(recipe)
+}

@@ -1,0 +1,12 @@
+//! Exit codes.
+
+/// Done.
+pub const SUCCESS: u8 = 0;
+/// Something failed that isn't the input's fault: a disk, a network, a bug.
+pub const FAILURE: u8 = 1;
+/// The command line, a spec or a file is wrong; the message says where.
+pub const BAD_INPUT: u8 = 2;
+/// The question was answered, and the answer is no: an edit changed the function.
+pub const NO: u8 = 3;
+/// Interrupted by Ctrl-C; what was done is kept.
+pub const INTERRUPTED: u8 = 130;

@@ -1,0 +1,132 @@
+//! What a plan would cost on this machine, from a short measurement.
+
+use std::time::Instant;
+
+use eas_controller::{Controller, Random, Scope};
+use eas_ir::{Cost, Model, Network, Rng, cost};
+use eas_train::{Batches, Engine, FlatParameters, Oracle, StepOptions, TrainingData};
+use eas_transform::{Decision, grow_network};
+use serde::Serialize;
+
+use crate::plan::Plan;
+
+/// Random children whose median size stands for all.
+const SAMPLE: usize = 9;
+/// Seconds that each measurement takes, about.
+const MEASURED: f64 = 1.5;
+
+/// A forecast. Children of later generations are larger than those measured, and machines are noisy:
+/// it may be off by half.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Forecast {
+    /// Training images a second, start network.
+    pub(crate) start_rate: f64,
+    /// Training images a second, a child of median size.
+    pub(crate) child_rate: f64,
+    /// That child's cost.
+    pub(crate) child_parameters: u64,
+    pub(crate) child_macs: u64,
+    /// Of the whole run.
+    pub(crate) seconds: f64,
+    /// Bytes of the run's folder.
+    pub(crate) disk: u64,
+}
+
+/// A child of median cost among a sample of random ones.
+fn typical_child(plan: &Plan, start: &Network, rng: &Rng) -> anyhow::Result<(Network, Cost)> {
+    let actions = plan.stages.first().map_or(&[][..], |stage| stage.actions.as_slice());
+    let scope = Scope {
+        space: plan.space.implementation.as_ref(),
+        transforms: &plan.transforms,
+        actions,
+        batch: plan.child.batch,
+        parent: start,
+    };
+    let mut sized = Vec::new();
+    for proposal in Random::default().propose(&scope, SAMPLE, rng)? {
+        let network = grow_network(start, &proposal.steps, &plan.transforms)?;
+        let shapes = network.verify()?;
+        let cost = cost(&network, &shapes, plan.child.batch);
+        sized.push((network, cost));
+    }
+    sized.sort_by_key(|(_, cost)| cost.macs);
+    Ok(sized.swap_remove(SAMPLE / 2))
+}
+
+/// Training images a second.
+fn rate(network: &Network, data: &TrainingData, batch: usize, rng: &Rng) -> anyhow::Result<f64> {
+    let model = Model::initialise(network.clone(), rng)?;
+    let mut parameters = FlatParameters::new(&model, None)?;
+    let mut program = Oracle.compile(network)?;
+    let recipe = eas_train::Recipe::paper_child();
+    let options =
+        StepOptions { update: recipe.update(0.01), label_smoothing: 0.0, dropout: Some(rng) };
+    let (mut images, mut started) = (0, Instant::now());
+    for (step, batch) in Batches::new(data, batch, rng).enumerate() {
+        let count = batch.labels.len();
+        program.step(&mut parameters, &batch, &options)?;
+        if step == 0 {
+            // The first step warms caches and memory.
+            started = Instant::now();
+            continue;
+        }
+        images += count;
+        if started.elapsed().as_secs_f64() > MEASURED {
+            break;
+        }
+    }
+    Ok(images.max(1) as f64 / started.elapsed().as_secs_f64().max(1e-3))
+}
+
+/// Measures and forecasts.
+pub(crate) fn forecast(
+    plan: &Plan,
+    start: &Network,
+    data: &TrainingData,
+) -> anyhow::Result<Forecast> {
+    let rng = Rng::new(plan.seed).split("forecast");
+    let (child, child_cost) = typical_child(plan, start, &rng)?;
+    let start_rate = rate(start, data, plan.start.batch, &rng)?;
+    let child_rate = rate(&child, data, plan.child.batch, &rng)?;
+    let images = data.train.len() as f64;
+    let generations = plan.stages.len();
+    let mut seconds = images * plan.start.epochs as f64 / start_rate;
+    seconds += images * (plan.children() * plan.child.epochs) as f64 / child_rate;
+    let finals = &plan.finals;
+    seconds += images * (finals.networks * finals.recipe.epochs) as f64 / child_rate;
+    if finals.compare {
+        let all = plan.epochs_of(generations);
+        seconds += images * (all.saturating_sub(plan.start.epochs)) as f64 / start_rate;
+        seconds += images * all as f64 / child_rate;
+    }
+    let models = (plan.children() + finals.networks + 4) as u64;
+    let copies = if plan.child.momentum == eas_train::Momentum::Carry { 2 } else { 1 };
+    let disk = models * (child_cost.parameters * 4 * copies + 32 * 1024);
+    Ok(Forecast {
+        start_rate,
+        child_rate,
+        child_parameters: child_cost.parameters,
+        child_macs: child_cost.macs,
+        seconds,
+        disk,
+    })
+}
+
+/// The number of different episodes of a stage, as a power of ten: the edits that are legal on the
+/// start network, for every step. What edits open up later is not counted, and different episodes may
+/// make the same network.
+pub(crate) fn episodes(plan: &Plan, start: &Network) -> anyhow::Result<f64> {
+    let mut digits = 0.0;
+    let space = plan.space.implementation.as_ref();
+    for action in plan.stages.first().map_or(&[][..], |stage| stage.actions.as_slice()) {
+        let name = &action.transform;
+        let edits = plan.transforms.edits(name, start, space, plan.child.batch)?.len() as f64;
+        let step = match plan.transforms.get(name)?.decision(space) {
+            Decision::EachSite => edits * 2f64.log10(),
+            Decision::OnePick { .. } => edits.max(1.0).log10(),
+            Decision::Always => 0.0,
+        };
+        digits += step * action.count as f64;
+    }
+    Ok(digits)
+}

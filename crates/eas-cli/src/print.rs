@@ -1,0 +1,114 @@
+//! The one module that writes to the terminal: results to stdout, progress and errors to stderr.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Writes a result. A reader that has gone (`eas list | head -1`) is no error.
+pub(crate) fn result(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let ended = if text.ends_with('\n') { "" } else { "\n" };
+    // Nobody is left to tell where stdout is closed.
+    let _ = write!(stdout, "{text}{ended}").and_then(|()| stdout.flush());
+}
+
+/// Writes a result as JSON.
+pub(crate) fn json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => result(&text),
+        Err(error) => note(&format!("error: no JSON for this: {error}")),
+    }
+}
+
+/// Writes a line of progress.
+pub(crate) fn note(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{text}");
+}
+
+/// Writes an error and what led to it, on one line unless the message has more.
+pub(crate) fn error(error: &anyhow::Error) {
+    note(&format!("error: {error:#}"));
+}
+
+/// Rows as aligned columns; the first row is the header.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    if let Some((header, rows)) = rows.split_first() {
+        table.set_header(header);
+        table.add_rows(rows);
+    }
+    let lines = table.to_string();
+    let trimmed: Vec<&str> =
+        lines.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
+    trimmed.join("\n")
+}
+
+/// A progress bar with the time left; on a stderr that is no terminal it stays silent, and
+/// [`Bar::line`] tells how things go.
+#[derive(Debug)]
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar of `length` units of work.
+    pub(crate) fn new(length: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template(
+            "{bar:24} {percent:>3}%  {elapsed} elapsed, {eta} left  {msg}",
+        );
+        if let Ok(style) = style {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Bar(bar)
+    }
+
+    /// Work done since the last call.
+    pub(crate) fn advance(&self, units: u64) {
+        self.0.inc(units);
+    }
+
+    /// Units of work in all, once they are known.
+    pub(crate) fn set_length(&self, units: u64) {
+        self.0.set_length(units);
+    }
+
+    /// What is being done.
+    pub(crate) fn message(&self, text: &str) {
+        self.0.set_message(text.to_owned());
+    }
+
+    /// A line that stays.
+    pub(crate) fn line(&self, text: &str) {
+        if self.0.is_hidden() || !std::io::stderr().is_terminal() {
+            note(text);
+        } else {
+            self.0.println(text);
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A share as a percentage with two digits.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// Seconds as people say them: `45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
+pub(crate) fn seconds(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 if seconds < 10.0 => format!("{seconds:.1} s"),
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}

@@ -1,0 +1,115 @@
+//! The final comparison: the best network beside what its search has to beat.
+
+use eas_controller::TrialId;
+use eas_ir::{Count, Model};
+use eas_train::{Oracle, Split, TrainingData, accuracy};
+use serde::{Deserialize, Serialize};
+
+use crate::print::{percent, table};
+use crate::runs::{Purpose, Run, TrialResult};
+
+/// The final comparison of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The best network, then what it is compared with.
+    pub(crate) rows: Vec<Row>,
+    /// Images that networks were compared on during the search.
+    pub(crate) validation_images: usize,
+    /// Images that were opened for this report alone.
+    pub(crate) test_images: usize,
+    /// When they were, in seconds since 1970.
+    pub(crate) test_opened: u64,
+    /// Children trained by the search.
+    pub(crate) children: usize,
+    /// Seconds from the start of the run.
+    pub(crate) seconds: f64,
+}
+
+/// One network of the comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) trial: TrialId,
+    pub(crate) purpose: Purpose,
+    /// Nothing where the validation images were trained on.
+    pub(crate) validation_accuracy: Option<f64>,
+    pub(crate) test_accuracy: f64,
+    pub(crate) parameters: u64,
+    pub(crate) macs: u64,
+    /// Epochs that the weights have behind them, ancestors' included.
+    pub(crate) epochs: usize,
+}
+
+/// A trial and the epochs behind its weights.
+pub(crate) type Compared<'a> = (&'a TrialResult, usize);
+
+impl Report {
+    /// Tests the trials' models on the test images.
+    pub(crate) fn make(
+        run: &Run,
+        compared: &[Compared<'_>],
+        data: &TrainingData,
+        test: &Split,
+        children: usize,
+        seconds: f64,
+    ) -> anyhow::Result<Self> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let mut rows = Vec::new();
+        for (result, epochs) in compared {
+            let model: Model = run.load_model(result.trial)?.model;
+            let tested = accuracy(&Oracle, &model, data, test)?;
+            rows.push(Row {
+                trial: result.trial,
+                purpose: result.purpose,
+                validation_accuracy: result.accuracy().filter(|_| !result.validation_in_training),
+                test_accuracy: tested.share(),
+                parameters: result.parameters,
+                macs: result.macs,
+                epochs: *epochs,
+            });
+        }
+        Ok(Report {
+            rows,
+            validation_images: data.validation.len(),
+            test_images: test.len(),
+            test_opened: now.map_or(0, |since| since.as_secs()),
+            children,
+            seconds,
+        })
+    }
+
+    /// The comparison as a table, with how far a figure can be trusted.
+    pub(crate) fn text(&self) -> String {
+        let header = ["network", "trial", "validation", "test", "parameters", "MACs", "epochs"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        for row in &self.rows {
+            let name = match row.purpose {
+                Purpose::Final | Purpose::Child => "best network",
+                Purpose::StartLonger => "start network, trained as long",
+                Purpose::Scratch => "best network, from scratch as long",
+                Purpose::Start => "start network",
+            };
+            rows.push(vec![
+                name.to_owned(),
+                row.trial.to_string(),
+                row.validation_accuracy.map_or("trained on".to_owned(), percent),
+                percent(row.test_accuracy),
+                Count(row.parameters).to_string(),
+                Count(row.macs).to_string(),
+                row.epochs.to_string(),
+            ]);
+        }
+        let error = |images: usize| {
+            let share = self.rows.first().map_or(0.0, |row| row.test_accuracy);
+            100.0 * (share * (1.0 - share) / images.max(1) as f64).sqrt()
+        };
+        format!(
+            "{}\n\nOne run with one seed: the standard error of a figure is {:.1} points on the {} \
+             validation images and {:.1} on the {} test images.",
+            table(&rows),
+            error(self.validation_images),
+            self.validation_images,
+            error(self.test_images),
+            self.test_images
+        )
+    }
+}

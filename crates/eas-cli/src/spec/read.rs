@@ -1,0 +1,559 @@
+//! From text to a plan.
+
+use std::path::Path;
+
+use eas_controller::controllers;
+use eas_ir::{Built, Registry};
+use eas_train::{Recipe, RecipeSpec, data_sets};
+use eas_transform::{Transforms, spaces, transforms};
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::errors::{Problem, Source, SpecErrors, path_at, with_suggestion};
+use super::tables::{
+    DataKey, Duration, FinalTable, ParentKey, RunTable, SCHEMA, StageTable, TOP, WeightsKey,
+    default_start,
+};
+use crate::plan::{FinalWeights, Finals, Named, Plan, Stage, StageParent};
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// The most trials that one run may ask for.
+const MOST_TRIALS: usize = 1_000_000;
+
+/// Reads a spec, with `--set KEY=VALUE` arguments laid over it, and resolves it against the linked
+/// plugins. `name` is what messages call the file; relative paths start at `directory`.
+///
+/// # Errors
+/// Everything that is found wrong, each with its place.
+pub fn read_plan(
+    name: &str,
+    text: &str,
+    set: &[String],
+    directory: &Path,
+) -> Result<Plan, SpecErrors> {
+    let mut source = Source { name: name.to_owned(), text: text.to_owned(), set: Vec::new() };
+    let mut place = text.len() + 1;
+    for argument in set {
+        source.set.push((place, argument.clone()));
+        place += argument.len() + 1;
+    }
+    let syntax = |error: toml::de::Error| {
+        let path = String::new();
+        let problem = Problem { span: error.span(), path, message: error.message().to_owned() };
+        source.errors(&[problem])
+    };
+    let mut table = DeTable::parse(text).map_err(syntax)?.into_inner();
+    // Each argument is read behind as many spaces as there are characters before it, so that its
+    // spans lie behind the file's.
+    let padded: Vec<String> =
+        source.set.iter().map(|(start, text)| " ".repeat(*start) + &as_toml(text)).collect();
+    for (padded, (start, argument)) in padded.iter().zip(&source.set) {
+        let laid = DeTable::parse(padded).map_err(|error| {
+            let message = format!("expected KEY=VALUE ({})", error.message());
+            let span = Some(*start..start + argument.len());
+            source.errors(&[Problem { span, path: String::new(), message }])
+        })?;
+        if let Err(problem) = overlay(&mut table, laid.into_inner(), "") {
+            return Err(source.errors(&[problem]));
+        }
+    }
+    let mut reader = Reader { whole: table.clone(), problems: Vec::new() };
+    let plan = reader.plan(table, directory);
+    match plan {
+        Some(plan) if reader.problems.is_empty() => Ok(plan),
+        _ => Err(source.errors(&reader.problems)),
+    }
+}
+
+/// `key=value` as a line of TOML: a value that isn't TOML is a string, as shells take quotes away.
+fn as_toml(argument: &str) -> String {
+    let Some((key, value)) = argument.split_once('=') else { return argument.to_owned() };
+    let parses = DeValue::parse(value.trim()).is_ok();
+    if parses { format!("{key}={value}") } else { format!("{key}={}", toml::Value::from(value)) }
+}
+
+/// Lays one table over another: values replace values, tables are joined, and a number names an entry
+/// of a list.
+fn overlay<'a>(below: &mut DeTable<'a>, above: DeTable<'a>, path: &str) -> Result<(), Problem> {
+    for (key, value) in above {
+        let place = key.span();
+        let path = join(path, key.get_ref());
+        match below.get_mut(key.get_ref().as_ref()) {
+            Some(old) => overlay_value(old, value, &path, place)?,
+            None => {
+                below.insert(key, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn overlay_value<'a>(
+    old: &mut Value<'a>,
+    new: Value<'a>,
+    path: &str,
+    place: std::ops::Range<usize>,
+) -> Result<(), Problem> {
+    let span = new.span();
+    match (old.get_mut(), new.into_inner()) {
+        (DeValue::Table(below), DeValue::Table(above)) => overlay(below, above, path),
+        (DeValue::Array(list), DeValue::Table(above)) => {
+            for (key, value) in above {
+                let path = join(path, key.get_ref());
+                let length = list.len();
+                let index = key.get_ref().parse::<usize>().ok();
+                // DeArray hands out its entries by iteration alone.
+                let entry = index.and_then(|index| array_entry(list, index));
+                let Some(entry) = entry else {
+                    let expected = match length {
+                        0 => "an empty list has no entries to set".to_owned(),
+                        1 => "expected entry 0 of the list".to_owned(),
+                        _ => format!("expected an entry from 0 to {} of the list", length - 1),
+                    };
+                    let message = format!("{expected}, found `{}`", key.get_ref());
+                    return Err(Problem { span: Some(key.span()), path, message });
+                };
+                overlay_value(entry, value, &path, place.clone())?;
+            }
+            Ok(())
+        }
+        (_, new) => {
+            *old = Spanned::new(span, new);
+            Ok(())
+        }
+    }
+}
+
+fn array_entry<'r, 'a>(list: &'r mut DeArray<'a>, index: usize) -> Option<&'r mut Value<'a>> {
+    list.iter_mut().nth(index)
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// Reads tables and gathers problems.
+struct Reader<'a> {
+    /// The whole spec, to find the path of a place.
+    whole: DeTable<'a>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    fn plan(&mut self, mut table: DeTable<'a>, directory: &Path) -> Option<Plan> {
+        self.check_schema(&table)?;
+        for (key, _) in &table {
+            if !TOP.contains(&key.get_ref().as_ref()) {
+                let hint = match eas_ir::nearest(key.get_ref(), TOP) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("there are: {}", TOP.join(", ")),
+                };
+                let message = format!("unknown key `{}`; {hint}", key.get_ref());
+                self.problem(Some(key.span()), key.get_ref(), message);
+            }
+        }
+        let name = self.value::<String>(&mut table, "name").map(|name| name.0);
+        if let Some(name) = &name {
+            self.check_name(name, &table);
+        }
+        let seed = self.value::<u64>(&mut table, "seed").map_or(1, |seed| seed.0);
+        let registries = (data_sets(), spaces(), transforms(), controllers());
+        let (data_sets, spaces, transforms, controllers) = match registries {
+            (Ok(data), Ok(spaces), Ok(transforms), Ok(controllers)) => {
+                (data, spaces, transforms, controllers)
+            }
+            (data, spaces, transforms, controllers) => {
+                let duplicates = [data.err(), spaces.err(), transforms.err(), controllers.err()];
+                for duplicate in duplicates.into_iter().flatten() {
+                    self.problem(None, "", duplicate.to_string());
+                }
+                return None;
+            }
+        };
+        let data_table = table.remove("data");
+        let data = self.one(data_table, "data", &data_sets);
+        let space_table = table.remove("space");
+        let space = self.one(space_table, "space", &spaces);
+        let transform_table = table.remove("transform");
+        let chosen = self.any(transform_table, "transform", &transforms);
+        let controller_table = table.remove("controller");
+        let controller = self.one(controller_table, "controller", &controllers);
+        let start = self.recipe(&mut table, "start", default_start());
+        let child = self.recipe(&mut table, "child", Recipe::paper_child());
+        let (finals_keys, finals_recipe) = self.finals(&mut table, &child);
+        let stages = self.stages(&mut table, &chosen);
+        let run =
+            self.value::<RunTable>(&mut table, "run").map_or_else(RunTable::default, |run| run.0);
+
+        let (data, space, controller) = (data?, space?, controller?);
+        let mut transforms_text = toml::Table::new();
+        let mut named = Vec::new();
+        for Named { name, options, implementation } in chosen {
+            transforms_text.insert(name.clone(), options.into());
+            named.push((name, implementation));
+        }
+        let finals = Finals {
+            networks: finals_keys.networks,
+            recipe: finals_recipe,
+            weights: match finals_keys.weights {
+                WeightsKey::Inherited => FinalWeights::Inherited,
+                WeightsKey::Scratch => FinalWeights::Scratch,
+            },
+            with_validation: finals_keys.data == DataKey::TrainAndValidation,
+            compare: finals_keys.compare,
+        };
+        let name = name.unwrap_or_else(|| data.name.clone());
+        let text = plan_text(
+            &name,
+            seed,
+            &data,
+            &space,
+            transforms_text,
+            &controller,
+            &[
+                ("start", toml::Table::try_from(&start).ok()?),
+                ("child", toml::Table::try_from(&child).ok()?),
+                ("final", final_text(&finals_keys, &finals.recipe)?),
+                ("run", toml::Table::try_from(&run).ok()?),
+            ],
+            &stages,
+        )?;
+        let stages = stages
+            .into_iter()
+            .map(|stage| Stage {
+                batches: stage.batches,
+                networks: stage.networks,
+                actions: stage.actions,
+                parent: match stage.parent {
+                    ParentKey::Start => StageParent::Start,
+                    ParentKey::Best => StageParent::Best,
+                },
+            })
+            .collect();
+        Some(Plan {
+            name,
+            seed,
+            directory: directory.to_owned(),
+            text,
+            data,
+            space,
+            transforms: Transforms::new(named),
+            controller,
+            start,
+            child,
+            stages,
+            finals,
+            deadline: run.deadline.map(|Duration(limit)| limit),
+        })
+    }
+
+    fn problem(&mut self, span: Option<std::ops::Range<usize>>, path: &str, message: String) {
+        self.problems.push(Problem { span, path: path.to_owned(), message });
+    }
+
+    fn check_schema(&mut self, table: &DeTable<'a>) -> Option<()> {
+        let mut copy = table.clone();
+        match self.value::<u32>(&mut copy, "schema") {
+            Some((SCHEMA, _)) => Some(()),
+            Some((found, span)) => {
+                let message = if found > SCHEMA {
+                    format!(
+                        "expected {SCHEMA}, found {found}: the spec is for a newer version of EAS"
+                    )
+                } else {
+                    format!("expected {SCHEMA}, found {found}")
+                };
+                self.problem(Some(span), "schema", message);
+                None
+            }
+            None if table.contains_key("schema") => None,
+            None => {
+                let message = format!("expected `schema = {SCHEMA}` at the top");
+                self.problem(None, "schema", message);
+                Some(())
+            }
+        }
+    }
+
+    fn check_name(&mut self, name: &str, table: &DeTable<'a>) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let usable = !name.is_empty() && name.len() <= 64 && name.chars().all(plain);
+        if !usable || name.starts_with('.') {
+            let span = table.get("name").map(Spanned::span).or_else(|| self.span_of("name"));
+            let message = format!(
+                "expected up to 64 letters, digits, `-`, `_` and `.`, not beginning with `.`, found \
+                 {name:?}: it becomes a folder's name"
+            );
+            self.problem(span, "name", message);
+        }
+    }
+
+    fn span_of(&self, key: &str) -> Option<std::ops::Range<usize>> {
+        self.whole.get(key).map(Spanned::span)
+    }
+
+    /// serde's error with its place in the spec.
+    fn serde_problem(&mut self, error: &toml::de::Error, within: &str) {
+        let span = error.span();
+        let path = match &span {
+            Some(span) => path_at(&self.whole, span.start).join("."),
+            None => within.to_owned(),
+        };
+        let path = if path.is_empty() { within.to_owned() } else { path };
+        self.problems.push(Problem { span, path, message: with_suggestion(error.message()) });
+    }
+
+    fn value<T: DeserializeOwned>(
+        &mut self,
+        table: &mut DeTable<'a>,
+        key: &str,
+    ) -> Option<(T, std::ops::Range<usize>)> {
+        let value = table.remove(key)?;
+        let span = value.span();
+        match eas_ir::parse_options::<T>(value) {
+            Ok(value) => Some((value, span)),
+            Err(error) => {
+                self.serde_problem(&error, key);
+                None
+            }
+        }
+    }
+
+    /// The plugins of a table of plugins, in the order of their names.
+    fn any<T: ?Sized>(
+        &mut self,
+        table: Option<Value<'a>>,
+        kind: &str,
+        registry: &Registry<T>,
+    ) -> Vec<Named<T>> {
+        let Some(value) = table else { return Vec::new() };
+        let span = value.span();
+        let DeValue::Table(chosen) = value.into_inner() else {
+            let message = format!("expected a table `[{kind}.NAME]`");
+            self.problem(Some(span), kind, message);
+            return Vec::new();
+        };
+        let mut built = Vec::new();
+        for (key, options) in chosen {
+            let path = join(kind, key.get_ref());
+            let plugin = match registry.get(key.get_ref()) {
+                Ok(plugin) => plugin,
+                Err(unknown) => {
+                    let message = format!(
+                        "{unknown}; a plugin's crate must be named in the binary: `use my_plugin as _;`"
+                    );
+                    self.problem(Some(key.span()), &path, message);
+                    continue;
+                }
+            };
+            if !options.get_ref().is_table() {
+                let message = format!("expected a table `[{path}]`");
+                self.problem(Some(options.span()), &path, message);
+                continue;
+            }
+            match plugin.build(with_default_path(options, plugin.options)) {
+                Ok(Built { options, implementation }) => {
+                    let name = key.get_ref().to_string();
+                    built.push(Named { name, options, implementation });
+                }
+                Err(error) => {
+                    let needs_path = error.message().contains("missing field `path`");
+                    if needs_path {
+                        let message = "expected `path`, the folder of the data; or set the variable \
+                                       EAS_DATA";
+                        self.problem(Some(key.span()), &path, message.to_owned());
+                    } else {
+                        self.serde_problem(&error, &path);
+                    }
+                }
+            }
+        }
+        built
+    }
+
+    /// The one plugin of a table that must have one.
+    fn one<T: ?Sized>(
+        &mut self,
+        table: Option<Value<'a>>,
+        kind: &str,
+        registry: &Registry<T>,
+    ) -> Option<Named<T>> {
+        let names = || registry.iter().map(|plugin| plugin.name).collect::<Vec<_>>().join(", ");
+        let Some(value) = table else {
+            let message = format!("expected a table `[{kind}.NAME]` (linked: {})", names());
+            self.problem(None, kind, message);
+            return None;
+        };
+        if let DeValue::Table(chosen) = value.get_ref()
+            && chosen.len() != 1
+        {
+            let found: Vec<String> = chosen.keys().map(|key| key.get_ref().to_string()).collect();
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+            let message = format!("expected one table `[{kind}.NAME]`, found {found}");
+            let second = chosen.keys().nth(1).map_or_else(|| value.span(), Spanned::span);
+            self.problem(Some(second), kind, message);
+            return None;
+        }
+        self.any(Some(value), kind, registry).pop()
+    }
+
+    fn recipe(&mut self, table: &mut DeTable<'a>, key: &str, default: Recipe) -> Recipe {
+        let Some(value) = table.remove(key) else { return default };
+        let keys = value.get_ref().as_table().cloned();
+        match eas_ir::parse_options::<RecipeSpec>(value) {
+            Ok(spec) => {
+                let recipe = spec.resolve(default);
+                if let Err((wrong, message)) = recipe.check() {
+                    let span = keys.as_ref().and_then(|keys| keys.get(wrong)).map(Spanned::span);
+                    self.problem(span, &join(key, wrong), message);
+                }
+                recipe
+            }
+            Err(error) => {
+                self.serde_problem(&error, key);
+                default
+            }
+        }
+    }
+
+    /// `[final]` holds keys of its own among those of a recipe.
+    fn finals(&mut self, table: &mut DeTable<'a>, child: &Recipe) -> (FinalTable, Recipe) {
+        let mut own = DeTable::new();
+        if let Some(DeValue::Table(keys)) = table.get_mut("final").map(Spanned::get_mut) {
+            for name in ["networks", "weights", "data", "compare"] {
+                if let Some((key, value)) = keys.remove_entry(name) {
+                    own.insert(key, value);
+                }
+            }
+        }
+        let recipe = self.recipe(table, "final", child.clone());
+        let place = own.values().next().map_or(0..0, Spanned::span);
+        let networks = own.get("networks").map(Spanned::span);
+        let own = Spanned::new(place, DeValue::Table(own));
+        match eas_ir::parse_options::<FinalTable>(own) {
+            Ok(keys) => {
+                if keys.networks == 0 {
+                    let message = "expected at least 1 network, found 0".to_owned();
+                    self.problem(networks, "final.networks", message);
+                }
+                (keys, recipe)
+            }
+            Err(error) => {
+                self.serde_problem(&error, "final");
+                (FinalTable::default(), recipe)
+            }
+        }
+    }
+
+    fn stages(
+        &mut self,
+        table: &mut DeTable<'a>,
+        transforms: &[Named<dyn eas_transform::Transform>],
+    ) -> Vec<StageTable> {
+        let Some(value) = table.remove("stage") else {
+            let message = "expected at least one `[[stage]]`".to_owned();
+            self.problem(None, "stage", message);
+            return Vec::new();
+        };
+        let span = value.span();
+        let DeValue::Array(list) = value.into_inner() else {
+            let message = "expected a list of tables, each headed `[[stage]]`".to_owned();
+            self.problem(Some(span), "stage", message);
+            return Vec::new();
+        };
+        let mut stages = Vec::new();
+        for (index, value) in list.into_iter().enumerate() {
+            let path = format!("stage.{index}");
+            let keys = value.get_ref().as_table().cloned().unwrap_or_default();
+            let place = |key: &str| keys.get(key).map_or_else(|| value.span(), Spanned::span);
+            let stage = match eas_ir::parse_options::<StageTable>(value.clone()) {
+                Ok(stage) => stage,
+                Err(error) => {
+                    self.serde_problem(&error, &path);
+                    continue;
+                }
+            };
+            let trials = stage.batches.saturating_mul(stage.networks);
+            for (key, number) in [("batches", stage.batches), ("networks", stage.networks)] {
+                if number == 0 || trials > MOST_TRIALS {
+                    let message =
+                        format!("expected 1 to {MOST_TRIALS} trials in a stage, found {trials}");
+                    self.problem(Some(place(key)), &join(&path, key), message);
+                    break;
+                }
+            }
+            if stage.actions.is_empty() {
+                let message = "expected at least one action, such as \"widen x4\"".to_owned();
+                self.problem(Some(place("actions")), &join(&path, "actions"), message);
+            }
+            for action in &stage.actions {
+                let names = || transforms.iter().map(|named| named.name.as_str());
+                if !names().any(|name| name == action.transform) {
+                    let hint = match eas_ir::nearest(&action.transform, names()) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => format!("add a table `[transform.{}]`", action.transform),
+                    };
+                    let message =
+                        format!("the spec has no transform named `{}`; {hint}", action.transform);
+                    self.problem(Some(place("actions")), &join(&path, "actions"), message);
+                }
+            }
+            stages.push(stage);
+        }
+        stages
+    }
+}
+
+/// The options with the path from `EAS_DATA`, where a plugin takes one and the spec has none.
+fn with_default_path<'a>(options: Value<'a>, known: &str) -> Value<'a> {
+    let span = options.span();
+    let takes_path = known.lines().any(|line| line.starts_with("path ="));
+    let mut options = options;
+    if let (true, Ok(path), DeValue::Table(table)) =
+        (takes_path, std::env::var("EAS_DATA"), options.get_mut())
+        && !table.contains_key("path")
+    {
+        let value = Spanned::new(span.clone(), DeValue::String(path.into()));
+        table.insert(Spanned::new(span, "path".into()), value);
+    }
+    options
+}
+
+fn final_text(keys: &FinalTable, recipe: &Recipe) -> Option<toml::Table> {
+    let mut text = toml::Table::try_from(keys).ok()?;
+    text.extend(toml::Table::try_from(recipe).ok()?);
+    Some(text)
+}
+
+/// The plan as a spec in which every default is visible.
+#[expect(clippy::too_many_arguments, reason = "a plan's text has this many parts")]
+fn plan_text(
+    name: &str,
+    seed: u64,
+    data: &Named<dyn eas_train::DataSource>,
+    space: &Named<dyn eas_transform::SearchSpace>,
+    transforms: toml::Table,
+    controller: &Named<dyn eas_controller::Controller>,
+    tables: &[(&str, toml::Table)],
+    stages: &[StageTable],
+) -> Option<String> {
+    let one = |name: &str, options: &toml::Table| {
+        toml::Value::Table(toml::Table::from_iter([(name.to_owned(), options.clone().into())]))
+    };
+    let mut text = toml::Table::new();
+    text.insert("schema".into(), i64::from(SCHEMA).into());
+    text.insert("name".into(), name.into());
+    text.insert("seed".into(), i64::try_from(seed).ok()?.into());
+    text.insert("data".into(), one(&data.name, &data.options));
+    text.insert("space".into(), one(&space.name, &space.options));
+    text.insert("transform".into(), transforms.into());
+    text.insert("controller".into(), one(&controller.name, &controller.options));
+    for (key, table) in tables {
+        text.insert((*key).into(), table.clone().into());
+    }
+    let stages: Result<Vec<toml::Value>, _> = stages.iter().map(toml::Value::try_from).collect();
+    text.insert("stage".into(), stages.ok()?.into());
+    toml::to_string(&text).ok()
+}
