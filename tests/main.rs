@@ -1,1 +1,4 @@
-//! Tests.
+//! Tests that cross crates, in one binary.
+
+mod harness;
+mod specs;
