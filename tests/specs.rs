@@ -41,10 +41,9 @@ const CASES: &[(&str, Spoilt)] = &[
     ("a text for a number", Part("epochs = 1", "epochs = \"1\"")),
     ("a number for a list", Part("filters = [4, 6, 8, 12]", "filters = 4")),
     ("a number for a table", Part("[controller.random]", "[controller]\nrandom = 1")),
-    ("a number for all tables of a kind", Part("[controller.random]", "controller = 1")),
+    ("a number for all tables of a kind", Set("controller=1")),
     ("widths that don't rise", Part("[4, 6, 8, 12]", "[4, 8, 6]")),
     ("no image", Part("images = 80", "images = 0")),
-    ("noise that is no share", Part("[transform.widen]", "[transform.widen]\nnoise = -1")),
     ("a batch of one image", Part("batch = 16", "batch = 1")),
     ("no epoch", Part("epochs = 1", "epochs = 0")),
     ("a learning rate of 0", Part("[final]", "[final]\nlearning_rate = 0.0")),
@@ -57,10 +56,8 @@ const CASES: &[(&str, Spoilt)] = &[
     ("a bad suffix of a quantity", Part("\"10k\"", "\"10X\"")),
     ("a negative quantity", Part("\"1M\"", "-1")),
     ("a bad duration", Part("[final]", "[run]\ndeadline = \"soon\"\n[final]")),
-    ("no data set", Part("[data.synthetic]", "[child]")),
     ("two spaces", Part("[transform.widen]", "[space.network]\nstart = \"a\"\n[transform.widen]")),
-    ("no space", Part("[space.convnet]", "[space]")),
-    ("no stage", Part("[[stage]]", "[run]")),
+    ("a space without its name", Part("[space.convnet]", "[space]")),
     ("a stage without actions", Part("[\"widen x1\", \"deepen x1\"]", "[]")),
     ("an action without its transform", Part("\"widen x1\"", "\"replicate x1\"")),
     ("a misspelt action", Part("\"widen x1\"", "\"widne x1\"")),
@@ -80,7 +77,10 @@ const CASES: &[(&str, Spoilt)] = &[
     ),
     ("more validation images than there are", Part("validation = 16", "validation = 80")),
     ("more training images than are left", Part("validation = 16", "validation = 16\ntrain = 65")),
-    ("a crop beyond the image", Part("validation = 16", "augment = { pad_crop = 8 }")),
+    (
+        "a crop beyond the image",
+        Part("validation = 16", "validation = 16\naugment = { pad_crop = 8 }"),
+    ),
     (
         "a data set whose folder isn't known",
         Part("[data.synthetic]\nimages = 80\nheight = 8\nwidth = 8", "[data.cifar10]"),
@@ -100,7 +100,7 @@ const CASES: &[(&str, Spoilt)] = &[
         ),
     ),
     ("two things at once", Part("seed = 3", "seed = -3\nnmae = \"tiny\"")),
-    ("letters of two bytes before the place", Part("\"tiny\"", "\"tüny\" # größer\nsede = 1")),
+    ("letters of two bytes", Part("\"pool\"", "\"größe\"")),
     ("--set of an unknown key", Set("child.epoch=2")),
     ("--set of an unknown top key", Set("chidl.epochs=2")),
     ("--set of an entry that isn't there", Set("stage.1.batches=2")),
@@ -143,7 +143,6 @@ fn every_malformed_spec_is_refused_with_its_place() {
         }
         golden += &format!("# {title}\n{}\n", done.stderr);
     }
-    eprintln!("{golden}");
-    assert!(accepted.is_empty(), "{accepted:?}");
+    assert!(accepted.is_empty(), "{accepted:?}\n{golden}");
     insta::assert_snapshot!(golden);
 }
