@@ -89,6 +89,10 @@ pub fn search(
         let mut batch = Batch::new(&scope, parent, proposals, first, &stream, &all)?;
         on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;
         evaluator.submit(batch.assignments.clone())?;
+        // What repeats a trial of an earlier batch has ended already.
+        for trial in batch.finished() {
+            on_event(Event::Ended(&trial))?;
+        }
         while batch.is_waiting() {
             let outcomes = evaluator.collect()?;
             if outcomes.is_empty() {
