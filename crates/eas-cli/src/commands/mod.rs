@@ -31,8 +31,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(args) => args,
         Err(error) => {
             let asked = !error.use_stderr();
-            // clap's own text, with its colours where there is a terminal; its reader may be gone.
-            let _ = error.print();
+            print::usage(&error);
             return if asked { exit::SUCCESS } else { exit::BAD_INPUT };
         }
     };

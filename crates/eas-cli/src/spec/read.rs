@@ -10,7 +10,7 @@ use eas_transform::{
 };
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
 use super::errors::{Problem, Source, SpecErrors, in_words, path_at, place_of, quoted_entry};
 use super::tables::{
@@ -106,9 +106,7 @@ fn overlay_value<'a>(
                 let path = join(path, key.get_ref());
                 let length = list.len();
                 let index = key.get_ref().parse::<usize>().ok();
-                // DeArray hands out its entries by iteration alone.
-                let entry = index.and_then(|index| array_entry(list, index));
-                let Some(entry) = entry else {
+                let Some(entry) = index.and_then(|index| list.get_mut(index)) else {
                     let expected = match length {
                         0 => "an empty list has no entries to set".to_owned(),
                         1 => "expected entry 0 of the list".to_owned(),
@@ -126,10 +124,6 @@ fn overlay_value<'a>(
             Ok(())
         }
     }
-}
-
-fn array_entry<'r, 'a>(list: &'r mut DeArray<'a>, index: usize) -> Option<&'r mut Value<'a>> {
-    list.iter_mut().nth(index)
 }
 
 fn join(path: &str, key: &str) -> String {
