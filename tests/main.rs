@@ -1,5 +1,9 @@
 //! Tests that cross crates, in one binary.
 
+mod cifar10;
+mod commands;
 mod harness;
+mod layering;
 mod models;
+mod plugin;
 mod specs;
