@@ -165,20 +165,22 @@ pub(super) fn in_words(message: &str) -> String {
     for kind in ["invalid type: ", "invalid value: "] {
         if let Some(found) = found.strip_prefix(kind) {
             let words = TYPES.iter().find(|(name, _)| *name == expected);
-            let expected = words.map_or(expected, |(_, words)| *words);
+            let expected = match words {
+                Some((_, words)) => words,
+                None if expected.starts_with("struct ") => "a table",
+                None => expected,
+            };
             let found = found.trim_end_matches(" as i128").replace("map", "a table");
             return format!("expected {expected}, found {found}");
         }
     }
-    let message = message.replacen("unknown field", "unknown key", 1).replacen(
-        "unknown variant",
-        "unknown value",
-        1,
-    );
+    if !found.starts_with("unknown") {
+        return message.to_owned();
+    }
     let misspelt = found.split('`').nth(1);
     let known = expected.split('`').skip(1).step_by(2);
-    match misspelt.and_then(|word| eas_ir::nearest(word, known)) {
-        Some(near) => format!("{message}; did you mean `{near}`?"),
-        None => message,
-    }
+    let near = misspelt.and_then(|word| eas_ir::nearest(word, known));
+    let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let found = found.replacen("field", "key", 1).replacen("variant", "value", 1);
+    format!("{found}, expected {expected}{hint}")
 }

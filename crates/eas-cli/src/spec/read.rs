@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::ensure;
 use eas_controller::controllers;
 use eas_ir::{Built, Registry};
 use eas_train::{DataSource, Recipe, RecipeSpec, data_sets};
@@ -21,11 +22,14 @@ use crate::plan::{FinalWeights, Finals, Named, Plan, Stage, StageParent};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
-/// The most trials that one run may ask for.
+/// The most trials that one stage may ask for, or the finals.
 const MOST_TRIALS: usize = 1_000_000;
+/// The most epochs of one trial: far above any real one, and so few that sums of them are numbers.
+const MOST_EPOCHS: usize = 1_000_000;
 
 /// Reads a spec, with `--set KEY=VALUE` arguments laid over it, and resolves it against the linked
-/// plugins. `name` is what messages call the file; relative paths start at `directory`.
+/// plugins. `name` is what messages call the file; relative paths start at `directory`. The data set is
+/// described and the start network built here, while the places of their keys are known.
 ///
 /// # Errors
 /// Everything that is found wrong, each with its place.
@@ -182,7 +186,7 @@ impl<'a> Reader<'a> {
         let start = self.recipe(&mut table, "start", default_start(), &[]);
         let child = self.recipe(&mut table, "child", Recipe::paper_child(), &[]);
         let (finals_keys, finals_recipe) = self.finals(&mut table, &child);
-        let stages = self.stages(&mut table, sound.then_some(&chosen));
+        let stages = self.stages(&mut table, sound.then_some(chosen.as_slice()));
         let run =
             self.value::<RunTable>(&mut table, "run").map_or_else(RunTable::default, |run| run.0);
 
@@ -338,7 +342,12 @@ impl<'a> Reader<'a> {
         let (data_table, space_table) = (join("data", &data.name), join("space", &space.name));
         let source = &data.implementation;
         let known = source.describe(directory).and_then(|known| {
-            source.options().check(&known)?;
+            let options = source.options();
+            options.check(&known)?;
+            ensure!(
+                options.validation > 0,
+                "validation: expected at least 1 image to compare networks on, found 0"
+            );
             Ok(known)
         });
         let known = match known {
@@ -398,13 +407,11 @@ impl<'a> Reader<'a> {
             let plugin = match registry.get(key.get_ref()) {
                 Ok(plugin) => plugin,
                 Err(unknown) => {
-                    let hint = match unknown.suggestion {
-                        Some(_) => "",
-                        None => {
-                            "; a plugin's crate must be named in the binary: `use my_plugin as _;`"
-                        }
-                    };
-                    let message = format!("{unknown}{hint}");
+                    let mut message = unknown.to_string();
+                    if unknown.suggestion.is_none() {
+                        message +=
+                            "; a plugin's crate must be named in the binary: `use my_plugin as _;`";
+                    }
                     self.problem(Some(key.span()), &path, message);
                     continue;
                 }
@@ -473,7 +480,13 @@ impl<'a> Reader<'a> {
         match eas_ir::parse_options::<RecipeSpec>(value) {
             Ok(spec) => {
                 let recipe = spec.resolve(default);
-                if let Err((wrong, message)) = recipe.check() {
+                let checked = recipe.check().and_then(|()| match recipe.epochs {
+                    0..=MOST_EPOCHS => Ok(()),
+                    epochs => {
+                        Err(("epochs", format!("expected at most {MOST_EPOCHS}, found {epochs}")))
+                    }
+                });
+                if let Err((wrong, message)) = checked {
                     let span = keys.as_ref().and_then(|keys| keys.get(wrong)).map(Spanned::span);
                     self.problem(span, &join(key, wrong), message);
                 }
@@ -502,8 +515,9 @@ impl<'a> Reader<'a> {
         let own = Spanned::new(place, DeValue::Table(own));
         match eas_ir::parse_options::<FinalTable>(own) {
             Ok(keys) => {
-                if keys.networks == 0 {
-                    let message = "expected at least 1 network, found 0".to_owned();
+                if !(1..=MOST_TRIALS).contains(&keys.networks) {
+                    let message =
+                        format!("expected 1 to {MOST_TRIALS} networks, found {}", keys.networks);
                     self.problem(networks, "final.networks", message);
                 }
                 (keys, recipe)
@@ -518,7 +532,7 @@ impl<'a> Reader<'a> {
     fn stages(
         &mut self,
         table: &mut DeTable<'a>,
-        transforms: Option<&Vec<Named<dyn eas_transform::Transform>>>,
+        transforms: Option<&[Named<dyn eas_transform::Transform>]>,
     ) -> Vec<StageTable> {
         let Some(value) = table.remove("stage") else {
             let message = "expected at least one `[[stage]]`".to_owned();
@@ -526,10 +540,13 @@ impl<'a> Reader<'a> {
             return Vec::new();
         };
         let span = value.span();
-        let DeValue::Array(list) = value.into_inner() else {
-            let message = "expected a list of tables, each headed `[[stage]]`".to_owned();
-            self.problem(Some(span), "stage", message);
-            return Vec::new();
+        let list = match value.into_inner() {
+            DeValue::Array(list) if !list.is_empty() => list,
+            _ => {
+                let message = "expected tables, each headed `[[stage]]`".to_owned();
+                self.problem(Some(span), "stage", message);
+                return Vec::new();
+            }
         };
         let mut stages = Vec::new();
         for (index, value) in list.into_iter().enumerate() {
