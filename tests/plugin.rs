@@ -68,6 +68,10 @@ fn a_search_uses_a_plugins_space_and_transform() {
     }
     let best = eas(&["show", "run/best"]).stdout;
     assert!(best.contains("  add ("), "{best}");
+    let edit = "branch n3 with kernel 1";
+    let model = "run/trials/0000/model";
+    let edited = eas(&["transform", model, "--apply", edit, "--out", "child"]).stdout;
+    assert!(edited.starts_with(&format!("{edit}: function preserved")), "{edited}");
 }
 
 #[test]
