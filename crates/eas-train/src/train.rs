@@ -126,9 +126,11 @@ pub fn train(
             break;
         }
         safe.clone_from(&parameters);
-        let validation_accuracy = match measure(epoch) {
-            true => Some(classify(program.as_mut(), &parameters, data, &data.validation)?.share()),
-            false => None,
+        // A final training may have the validation images among its own.
+        let validation_accuracy = if measure(epoch) && !data.validation.is_empty() {
+            Some(classify(program.as_mut(), &parameters, data, &data.validation)?.share())
+        } else {
+            None
         };
         let record = EpochRecord {
             epoch,

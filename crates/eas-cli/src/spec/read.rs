@@ -8,7 +8,7 @@ use eas_train::{Recipe, RecipeSpec, data_sets};
 use eas_transform::{Transforms, spaces, transforms};
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
 use super::errors::{Problem, Source, SpecErrors, path_at, with_suggestion};
 use super::tables::{
@@ -104,8 +104,7 @@ fn overlay_value<'a>(
                 let path = join(path, key.get_ref());
                 let length = list.len();
                 let index = key.get_ref().parse::<usize>().ok();
-                // DeArray hands out its entries by iteration alone.
-                let entry = index.and_then(|index| array_entry(list, index));
+                let entry = index.and_then(|index| list.get_mut(index));
                 let Some(entry) = entry else {
                     let expected = match length {
                         0 => "an empty list has no entries to set".to_owned(),
@@ -124,10 +123,6 @@ fn overlay_value<'a>(
             Ok(())
         }
     }
-}
-
-fn array_entry<'r, 'a>(list: &'r mut DeArray<'a>, index: usize) -> Option<&'r mut Value<'a>> {
-    list.iter_mut().nth(index)
 }
 
 fn join(path: &str, key: &str) -> String {
