@@ -72,6 +72,9 @@ pub fn search(
         let first = TrialId(stage.first_trial.0 + (number * stage.networks) as u32);
         let mut batch = Batch::new(scope, stage.parent, proposals, first, &stream, &all)?;
         on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;
+        for repeated in batch.finished() {
+            on_event(Event::Ended(&repeated))?;
+        }
         evaluator.submit(batch.assignments.clone())?;
         while batch.is_waiting() {
             let outcomes = evaluator.collect()?;
