@@ -78,7 +78,8 @@ impl Controller for Watched {
 
     fn observe(&mut self, _: &Scope<'_>, batch: &[Trial]) -> anyhow::Result<()> {
         let steps: Vec<_> = batch.iter().map(|trial| trial.steps.clone()).collect();
-        let proposed: Vec<_> = self.proposed.iter().map(|proposal| proposal.steps.clone()).collect();
+        let proposed: Vec<_> =
+            self.proposed.iter().map(|proposal| proposal.steps.clone()).collect();
         assert_eq!(steps, proposed, "a batch is observed whole, in the order proposed");
         self.observed += 1;
         Ok(())
@@ -114,7 +115,11 @@ fn run(seed: u64, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
         })
         .unwrap();
     assert_eq!(assigned, judge.submitted);
-    assert_eq!(trials, ended.into_values().collect::<Vec<_>>(), "every trial ends once, seed {seed}");
+    assert_eq!(
+        trials,
+        ended.into_values().collect::<Vec<_>>(),
+        "every trial ends once, seed {seed}"
+    );
     if reason == StopReason::Finished {
         assert_eq!((trials.len(), controller.observed), (40, 5));
     }
@@ -257,7 +262,9 @@ fn actions_are_read_as_they_are_written() {
     for text in ["", "widen 4", "widen x0", "widen x1001", "widen x4 x5", "x"] {
         match text.parse::<Action>() {
             Ok(action) => assert_eq!((text, action.count), ("x", 1)),
-            Err(error) => assert!(error.to_string().ends_with(&format!("found `{text}`")), "{error}"),
+            Err(error) => {
+                assert!(error.to_string().ends_with(&format!("found `{text}`")), "{error}")
+            }
         }
     }
 }

@@ -49,7 +49,8 @@ fn calibration_keeps_the_evaluated_function_and_brings_training_mode_closer() {
             nodes.filter(|node| node.op.name() == "batch_norm").map(|node| node.id).collect();
         let parent = calibrate(random, &own, &images, &Reference).unwrap().model;
         let edits = chain(&parent, space.as_ref(), 6, &mut rng.split("chain"));
-        let grown = grow(&parent, None, &[edits.clone()], &transforms(), &rng, false).unwrap();
+        let grown =
+            grow(&parent, None, std::slice::from_ref(&edits), &transforms(), &rng, false).unwrap();
         let calibrated =
             calibrate(grown.model.clone(), &grown.calibrate, &images, &Reference).unwrap();
         assert_eq!(calibrated.batch_norms, grown.calibrate.len());
@@ -165,7 +166,7 @@ fn a_child_is_a_function_of_its_parent_its_edits_and_the_seed() {
         let child = |rng: &Rng, steps: &[Vec<Edit>]| {
             grow(&parent, Some(parent.weights()), steps, &transforms(), rng, true).unwrap()
         };
-        let whole = child(&rng, &[edits.clone()]);
+        let whole = child(&rng, std::slice::from_ref(&edits));
         // How edits are gathered into steps says how they were chosen, not what they do.
         let singly: Vec<Vec<Edit>> = edits.iter().map(|edit| vec![edit.clone()]).collect();
         let again = child(&rng, &singly);
