@@ -74,8 +74,9 @@ pub struct Training {
 }
 
 /// Trains a model for some epochs of a recipe. The order of the images, their augmentation and
-/// dropout are functions of `rng`, the epoch and the step alone. `measure` says after which epochs
-/// the validation images are classified.
+/// dropout are functions of `rng`, the epoch and the step alone, so that going on from the model and
+/// momentum of a training that was stopped gives what never stopping gives. `measure` says after
+/// which epochs the validation images are classified, if there are any.
 ///
 /// # Errors
 /// Data that don't fit the model, or an engine's failure. Divergence is an end, not an error.

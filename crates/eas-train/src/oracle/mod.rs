@@ -4,6 +4,11 @@
 //! the layout `[channels, batch, height, width]`, in which a convolution is one matrix product and a
 //! batch norm works on rows. The operations whose gradients candle has wrong or not at all (pooling,
 //! strided convolution, ReLU at 0) are our own, in [`ops`].
+//!
+//! On one machine, results are the same to the last bit on any number of threads: our own operations
+//! and candle's matrix product (the gemm crate) share outputs among threads, never the terms of a sum.
+//! The product cuts its sums by the shape and by the sizes of the caches, and its kernels depend on the
+//! instruction set, so on another kind of machine results agree to rounding alone.
 
 mod ops;
 
@@ -248,14 +253,22 @@ fn tensors(parameters: &FlatParameters) -> anyhow::Result<BTreeMap<ParamId, Tens
     parameters.slots().iter().map(tensor).collect()
 }
 
+/// What a batch says of the parameters.
+struct Slopes {
+    /// In the layout of the parameters.
+    gradient: Vec<f32>,
+    report: StepReport,
+    /// Those of each batch norm's batch.
+    statistics: Vec<(NodeId, Statistics)>,
+}
+
 impl Graph {
-    /// Gradient, report, and the batch statistics of the batch norms.
     fn differentiate(
         &self,
         parameters: &FlatParameters,
         batch: &Batch,
         options: &StepOptions<'_>,
-    ) -> anyhow::Result<(Vec<f32>, StepReport, Vec<(NodeId, Statistics)>)> {
+    ) -> anyhow::Result<Slopes> {
         let mut tensors = BTreeMap::new();
         let trainable = || parameters.slots().iter().filter(|slot| slot.is_trainable());
         for slot in trainable() {
@@ -275,14 +288,14 @@ impl Graph {
         let report = StepReport { loss: f64::from(loss.to_scalar::<f32>()?), correct };
         let statistics = pass.statistics;
         let gradients = loss.backward()?;
-        let mut flat = vec![0.0; parameters.values.len()];
+        let mut gradient = vec![0.0; parameters.values.len()];
         for slot in trainable() {
-            if let Some(gradient) = gradients.get(&tensors[&slot.id]) {
-                let values = gradient.flatten_all()?.to_vec1::<f32>()?;
-                flat[slot.range()].copy_from_slice(&values);
+            if let Some(slope) = gradients.get(&tensors[&slot.id]) {
+                let slope = slope.flatten_all()?.to_vec1::<f32>()?;
+                gradient[slot.range()].copy_from_slice(&slope);
             }
         }
-        Ok((flat, report, statistics))
+        Ok(Slopes { gradient, report, statistics })
     }
 }
 
@@ -293,7 +306,8 @@ impl Program for Graph {
         batch: &Batch,
         options: &StepOptions<'_>,
     ) -> anyhow::Result<StepReport> {
-        let (gradient, report, statistics) = self.differentiate(parameters, batch, options)?;
+        let Slopes { gradient, report, statistics } =
+            self.differentiate(parameters, batch, options)?;
         if !report.is_finite() {
             return Ok(report);
         }
@@ -322,8 +336,8 @@ impl Program for Graph {
         batch: &Batch,
         options: &StepOptions<'_>,
     ) -> anyhow::Result<(Vec<f32>, StepReport)> {
-        let (gradient, report, _) = self.differentiate(parameters, batch, options)?;
-        Ok((gradient, report))
+        let slopes = self.differentiate(parameters, batch, options)?;
+        Ok((slopes.gradient, slopes.report))
     }
 
     fn logits(
