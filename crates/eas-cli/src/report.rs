@@ -60,7 +60,7 @@ impl Report {
             rows.push(Row {
                 trial: result.trial,
                 purpose: result.purpose,
-                validation_accuracy: result.accuracy().filter(|_| !result.validation_in_training),
+                validation_accuracy: result.accuracy(),
                 test_accuracy: tested.share(),
                 parameters: result.parameters,
                 macs: result.macs,

@@ -94,17 +94,19 @@ pub(crate) struct TrialResult {
     /// How far the child's function in training mode was from its parent's, before training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) drift: Option<f64>,
-    /// Whether the validation images were trained on, so that the accuracy on them says nothing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) validation_in_training: bool,
     pub(crate) seconds: f64,
 }
 
 impl TrialResult {
-    /// The validation accuracy, if the trial was trained to its end.
+    /// Whether the trial was trained to its end.
+    pub(crate) fn is_trained(&self) -> bool {
+        matches!(self.ending, Ending::Trained { .. })
+    }
+
+    /// The validation accuracy, if the trial was trained to its end and not on the validation images.
     pub(crate) fn accuracy(&self) -> Option<f64> {
         match self.ending {
-            Ending::Trained { accuracy } => Some(accuracy),
+            Ending::Trained { accuracy } => accuracy,
             Ending::Diverged { .. } | Ending::Refused { .. } | Ending::Failed { .. } => None,
         }
     }
@@ -112,7 +114,9 @@ impl TrialResult {
     /// How it ended, in a few words.
     pub(crate) fn ending_words(&self) -> String {
         match &self.ending {
-            Ending::Trained { accuracy } => crate::print::percent(*accuracy),
+            Ending::Trained { accuracy } => {
+                accuracy.map_or("trained".to_owned(), crate::print::percent)
+            }
             Ending::Diverged { epoch } => format!("diverged in epoch {epoch}"),
             Ending::Refused { .. } => "refused".to_owned(),
             Ending::Failed { .. } => "failed".to_owned(),

@@ -20,5 +20,5 @@ pub use evaluator::{Assignment, Evaluator};
 pub use random::Random;
 pub use registry::{ControllerPlugin, controllers};
 pub use scope::{EpisodeError, Scope, Site, every_site, pick_one, take_all};
-pub use search::{Batches, Event, Parent, StopReason, search};
+pub use search::{Batches, Event, StopReason, search};
 pub use trial::{Ending, Outcome, Trial, TrialId};

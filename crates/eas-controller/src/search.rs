@@ -2,35 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use eas_ir::{Fingerprint, Network, Rng};
-use eas_transform::{SearchSpace, Transforms, grow_network};
+use eas_ir::{Fingerprint, Rng};
+use eas_transform::grow_network;
 
-use crate::action::Action;
 use crate::controller::{Controller, Proposal};
 use crate::evaluator::{Assignment, Evaluator};
 use crate::scope::Scope;
 use crate::trial::{Ending, Outcome, Trial, TrialId};
 
-/// The trained network that a stage grows from.
+/// How much one stage of a search tries.
 #[derive(Clone, Copy, Debug)]
-pub struct Parent<'a> {
-    /// Its trial.
-    pub trial: TrialId,
-    /// Its architecture.
-    pub network: &'a Network,
-}
-
-/// What one stage of a search does.
-#[derive(Clone, Copy, Debug)]
-pub struct Batches<'a> {
+pub struct Batches {
+    /// The trial of the scope's parent: whose weights the children inherit.
+    pub parent: TrialId,
     /// Batches, each of which the controller is told of when it is complete.
     pub batches: usize,
     /// Networks of a batch.
     pub networks: usize,
-    /// What an episode consists of.
-    pub actions: &'a [Action],
-    /// Images of a training batch: what memory is counted for.
-    pub batch: usize,
     /// The number of the first trial; the others follow.
     pub first_trial: TrialId,
 }
@@ -70,29 +58,24 @@ pub enum Event<'a> {
 /// # Errors
 /// A controller or evaluator that can't go on, or what `on_event` returns.
 pub fn search(
-    space: &dyn SearchSpace,
-    transforms: &Transforms,
-    parent: Parent<'_>,
-    stage: &Batches<'_>,
+    scope: &Scope<'_>,
+    stage: &Batches,
     controller: &mut dyn Controller,
     evaluator: &mut dyn Evaluator,
     rng: &Rng,
     on_event: &mut dyn FnMut(Event<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<(Vec<Trial>, StopReason)> {
-    let Batches { actions, batch, .. } = *stage;
-    let scope = Scope { space, transforms, actions, batch, parent: parent.network };
     let mut all: Vec<Trial> = Vec::new();
     for number in 0..stage.batches {
         let stream = rng.split_index(number as u64);
-        let proposals = controller.propose(&scope, stage.networks, &stream.split("propose"))?;
+        let proposals = controller.propose(scope, stage.networks, &stream.split("propose"))?;
         let first = TrialId(stage.first_trial.0 + (number * stage.networks) as u32);
-        let mut batch = Batch::new(&scope, parent, proposals, first, &stream, &all)?;
+        let mut batch = Batch::new(scope, stage.parent, proposals, first, &stream, &all)?;
         on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;
-        evaluator.submit(batch.assignments.clone())?;
-        // What repeats a trial of an earlier batch has ended already.
-        for trial in batch.finished() {
-            on_event(Event::Ended(&trial))?;
+        for repeated in batch.finished() {
+            on_event(Event::Ended(&repeated))?;
         }
+        evaluator.submit(batch.assignments.clone())?;
         while batch.is_waiting() {
             let outcomes = evaluator.collect()?;
             if outcomes.is_empty() {
@@ -106,7 +89,7 @@ pub fn search(
             }
         }
         let trials = batch.finished();
-        controller.observe(&scope, &trials)?;
+        controller.observe(scope, &trials)?;
         on_event(Event::Observed { batch: number })?;
         all.extend(trials);
     }
@@ -123,7 +106,7 @@ struct Batch {
 impl Batch {
     fn new(
         scope: &Scope<'_>,
-        parent: Parent<'_>,
+        parent: TrialId,
         proposals: Vec<Proposal>,
         first: TrialId,
         stream: &Rng,
@@ -134,14 +117,14 @@ impl Batch {
             known.iter().map(|t| (t.fingerprint, t.same_as.unwrap_or(t.id))).collect();
         for (index, proposal) in proposals.into_iter().enumerate() {
             let id = TrialId(first.0 + index as u32);
-            let network = grow_network(parent.network, &proposal.steps, scope.transforms)?;
+            let network = grow_network(scope.parent, &proposal.steps, scope.transforms)?;
             let fingerprint = network.fingerprint();
             let same_as = networks.get(&fingerprint).copied();
             let ending = same_as.and_then(|id| known.iter().find(|trial| trial.id == id));
             let waiting = Ending::Failed { why: "not yet ended".to_owned() };
             let trial = Trial {
                 id,
-                parent: parent.trial,
+                parent,
                 steps: proposal.steps,
                 fingerprint,
                 ending: ending.map_or(waiting, |trial| trial.ending.clone()),
@@ -151,7 +134,7 @@ impl Batch {
                 networks.insert(fingerprint, id);
                 batch.assignments.push(Assignment {
                     trial: id,
-                    parent: parent.trial,
+                    parent,
                     steps: trial.steps.clone(),
                     network,
                     seed: stream.split("trial").split_index(index as u64).seed(),

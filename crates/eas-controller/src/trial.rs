@@ -43,8 +43,10 @@ impl<'de> Deserialize<'de> for TrialId {
 pub enum Ending {
     /// It was trained to the end of its epochs.
     Trained {
-        /// Share of the validation images classified right, 0 to 1.
-        accuracy: f64,
+        /// Share of the validation images classified right, 0 to 1; nothing where they were trained
+        /// on, so that an accuracy on them would say nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accuracy: Option<f64>,
     },
     /// Its loss or weights left the finite numbers.
     Diverged {
@@ -95,7 +97,7 @@ impl Trial {
     /// The validation accuracy, 0 where there is none: divergence is a result, and the worst.
     pub fn accuracy(&self) -> f64 {
         match self.ending {
-            Ending::Trained { accuracy } => accuracy,
+            Ending::Trained { accuracy } => accuracy.unwrap_or(0.0),
             Ending::Diverged { .. } | Ending::Refused { .. } | Ending::Failed { .. } => 0.0,
         }
     }

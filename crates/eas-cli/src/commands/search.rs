@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Context;
-use eas_controller::{Batches, Event, Parent, StopReason, Trial, TrialId, search};
+use eas_controller::{Batches, Event, Scope, StopReason, Trial, TrialId, search};
 use eas_ir::{Count, Network, Rng};
 use eas_train::{Momentum, Split, TrainingData, split};
 use eas_transform::{Edit, Problem};
@@ -14,7 +14,7 @@ use crate::args;
 use crate::evaluator::{LocalTrainer, carry_out, units};
 use crate::exit;
 use crate::plan::{FinalWeights, Plan, StageParent};
-use crate::print::{self, Bar, percent};
+use crate::print::{self, Bar};
 use crate::report::{Compared, Report};
 use crate::runs::{Purpose, Run, TrialResult};
 use crate::stop::{self, Deadline};
@@ -206,11 +206,17 @@ impl<'a> Hunt<'a> {
         let workshop = Workshop { run, data, transforms, keep_momentum };
         let child = &self.plan.child;
         let mut trainer = LocalTrainer::new(workshop, child, bar, self.deadline);
-        let batches = Batches {
-            batches: stage.batches,
-            networks: stage.networks,
+        let scope = Scope {
+            space: self.plan.space.implementation.as_ref(),
+            transforms,
             actions: &stage.actions,
             batch: child.batch,
+            parent: &network,
+        };
+        let batches = Batches {
+            parent: parent.trial,
+            batches: stage.batches,
+            networks: stage.networks,
             first_trial: TrialId(self.next),
         };
         let child_units = units(child.epochs);
@@ -219,9 +225,7 @@ impl<'a> Hunt<'a> {
             Event::Proposed { .. } | Event::Observed { .. } => Ok(()),
         };
         let (_, reason) = search(
-            self.plan.space.implementation.as_ref(),
-            transforms,
-            Parent { trial: parent.trial, network: &network },
+            &scope,
             &batches,
             self.plan.controller.implementation.as_mut(),
             &mut trainer,
@@ -269,7 +273,7 @@ impl<'a> Hunt<'a> {
             let accuracy = |r: &TrialResult| r.accuracy().unwrap_or(-1.0);
             done.sort_by(|a, b| accuracy(&b.0).total_cmp(&accuracy(&a.0)).then(a.2.cmp(&b.2)));
         }
-        let finished = done.into_iter().find(|(result, ..)| result.accuracy().is_some());
+        let finished = done.into_iter().find(|(result, ..)| result.is_trained());
         let (winner, generation, _) = finished
             .context("no final training came to an end; try a lower final.learning_rate")?;
         let epochs = self.plan.epochs_of(generation);
@@ -297,7 +301,7 @@ impl<'a> Hunt<'a> {
             };
             for job in [longer, scratch] {
                 let Some(result) = self.carry_out(&job)? else { return Ok(None) };
-                if result.accuracy().is_some() {
+                if result.is_trained() {
                     compared.push((result, all));
                 }
             }
@@ -340,11 +344,7 @@ fn line(result: &TrialResult) -> String {
     format!(
         "{}  {:>8}  {:>6} parameters  {:>10}  {what}{again}",
         result.trial,
-        match result.accuracy() {
-            Some(_) if result.validation_in_training => "trained".to_owned(),
-            Some(accuracy) => percent(accuracy),
-            None => result.ending_words(),
-        },
+        result.ending_words(),
         Count(result.parameters).to_string(),
         print::seconds(result.seconds),
     )

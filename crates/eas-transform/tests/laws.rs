@@ -1,14 +1,12 @@
 //! The law over the built-in transforms and spaces, and bugs planted to see it catch them.
 
-mod networks;
-
+use crate::networks::{self, Fixed, dense, residual};
 use eas_ir::{Model, Network, NodeId, Op, ParamId, Rng, Role};
 use eas_transform::law::{self, Report};
 use eas_transform::{
     Candidate, ConvNet, Decision, Deepen, Derive, Patch, Replicate, SearchSpace, Target, Transform,
     Transforms, Widen, WidenGrowth,
 };
-use networks::{Fixed, dense, residual};
 
 fn plain() -> Transforms {
     Transforms::new([
@@ -132,13 +130,12 @@ impl<T: Transform> Transform for Spoilt<T> {
     }
 }
 
-/// Changes every gather along an axis.
-fn each_gather(patch: &mut Patch, change: &dyn Fn(ParamId, usize, &mut Vec<usize>, &mut Vec<f32>)) {
-    fn walk(
-        id: ParamId,
-        derive: &mut Derive,
-        change: &dyn Fn(ParamId, usize, &mut Vec<usize>, &mut Vec<f32>),
-    ) {
+/// What is done to a gather: of a parameter, along an axis, its index and scale.
+type Change<'a> = dyn Fn(ParamId, usize, &mut Vec<usize>, &mut Vec<f32>) + 'a;
+
+/// Changes every gather.
+fn each_gather(patch: &mut Patch, change: &Change<'_>) {
+    fn walk(id: ParamId, derive: &mut Derive, change: &Change<'_>) {
         match derive {
             Derive::Gather { of, axis, index, scale } => {
                 change(id, *axis, index, scale);
@@ -293,19 +290,19 @@ fn planted_bugs_are_caught() {
     );
     caught("a concat's offset is wrong", WidenGrowth::default(), dense, |_, _, patch| {
         each_gather(patch, &|_, axis, index, _| {
-            if axis == 1 {
-                if let Some(last) = index.last_mut() {
-                    *last = 0;
-                }
+            if axis == 1
+                && let Some(last) = index.last_mut()
+            {
+                *last = 0;
             }
         });
     });
     caught("replicated zeros aren't zero", Replicate::default(), dense, |_, _, patch| {
         for derive in patch.weights.values_mut() {
-            if let Derive::Concat { axis: 1, parts } = derive {
-                if let Some(Derive::Fill { value, .. }) = parts.get_mut(1) {
-                    *value = 0.1;
-                }
+            if let Derive::Concat { axis: 1, parts } = derive
+                && let Some(Derive::Fill { value, .. }) = parts.get_mut(1)
+            {
+                *value = 0.1;
             }
         }
     });
