@@ -8,7 +8,7 @@ use eas_transform::inventory;
 use eas_transform::ir::{
     Built, Label, Network, NodeId, Op, Plugin, Rng, parse_options, resolved_options,
 };
-use eas_transform::{Limits, Problem, SearchSpace, SpacePlugin, Token};
+use eas_transform::{Limits, Problem, SearchSpace, SpacePlugin, Token, tokens, vocabulary};
 use serde::{Deserialize, Serialize};
 
 /// Blocks of the start network, with pooling between them.
@@ -110,24 +110,11 @@ impl SearchSpace for Pyramid {
     }
 
     fn vocabulary(&self) -> Vec<String> {
-        let widths = self.widths.iter().map(|width| format!("conv-{width}"));
-        ["pool", "add"].map(str::to_owned).into_iter().chain(widths).collect()
+        vocabulary(&self.widths, &[], &KERNELS)
     }
 
-    /// What tells networks of this space apart: the width of each convolution, poolings, and sums.
     fn tokens(&self, network: &Network) -> Vec<Token> {
-        let vocabulary = self.vocabulary();
-        let token = |node: &eas_transform::ir::Node| {
-            let (word, site) = match node.op {
-                Op::Conv { filters, .. } => (format!("conv-{filters}"), Some(node.id)),
-                Op::MaxPool { .. } => ("pool".to_owned(), None),
-                Op::Add => ("add".to_owned(), None),
-                _ => return None,
-            };
-            let id = vocabulary.iter().position(|known| *known == word)?;
-            Some(Token { id, site })
-        };
-        network.nodes().iter().filter_map(token).collect()
+        tokens(network, &self.vocabulary())
     }
 
     /// The space again with few filters, for the law, which evaluates thousands of its networks.
