@@ -36,7 +36,8 @@ fn parse(text: &str, suffixes: &[(&str, f64)]) -> Option<u64> {
     (value.is_finite() && (0.0..1e18).contains(&value)).then_some(value.round() as u64)
 }
 
-/// The number with the largest suffix that keeps it at least 1, and up to three digits.
+/// The number with the largest suffix that keeps it at least 1, to two decimals below 10 and one
+/// below 100.
 fn show(value: u64, suffixes: &[(&str, f64)]) -> String {
     let fits = |(_, scale): &&(&str, f64)| value as f64 >= *scale;
     let (suffix, scale) = suffixes.iter().rfind(fits).unwrap_or(&suffixes[0]);

@@ -23,8 +23,8 @@ const WEIGHTS: &str = "weights.safetensors";
 const PROBE_IMAGES: &str = "probe.images";
 const PROBE_LOGITS: &str = "probe.logits";
 
-/// The longest `network.toml` that is read: twice what
-/// [`MAX_NODES`](crate::MAX_NODES) nodes with long labels take.
+/// The longest `network.toml` that is read: twice what [`MAX_NODES`](crate::MAX_NODES) nodes with
+/// long labels take.
 const LONGEST_NETWORK: u64 = 4 << 20;
 /// The longest `weights.safetensors` that is read.
 const LONGEST_WEIGHTS: u64 = 10 << 30;
@@ -187,8 +187,7 @@ impl SavedModel {
         let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
         at(parent, fs::create_dir_all(parent))?;
-        let earlier = whole(directory);
-        if earlier == old {
+        if whole(directory) == old {
             at(directory, fs::rename(&old, directory))?;
         }
         if directory.exists() {

@@ -14,14 +14,13 @@ fn renamed(network: &Network, rng: &mut Rng) -> Network {
     let names: BTreeMap<NodeId, NodeId> =
         left.iter().map(|(node, number)| (node.id, NodeId::new(*number))).collect();
     let mut other = Network::new();
-    let output = left.pop().expect("a network has nodes");
     let mut placed = Vec::new();
-    while !left.is_empty() || placed.len() < network.nodes().len() {
+    // The output depends on all other nodes, so it comes last.
+    while !left.is_empty() {
         let ready: Vec<usize> = (0..left.len())
             .filter(|index| left[*index].0.inputs.iter().all(|input| placed.contains(input)))
             .collect();
-        let (node, number) =
-            if ready.is_empty() { output } else { left.remove(ready[rng.below(ready.len())]) };
+        let (node, number) = left.remove(ready[rng.below(ready.len())]);
         let inputs: Vec<NodeId> = node.inputs.iter().map(|input| names[input]).collect();
         let label = (rng.below(2) == 1).then(|| Label::new("other", number, 0));
         let id = other.push(node.op, &inputs, label);

@@ -231,6 +231,14 @@ fn a_wrong_weight_file_is_refused_with_the_reason() {
             "tensor `colour`: expected a parameter such as `n3.weight`",
         ),
         (
+            with(
+                [entry("zebra", "F32", "[1]", 8, 12), entry("colour", "F32", "[1]", 12, 16)]
+                    .join(","),
+            ),
+            four,
+            "tensor `colour`: ",
+        ),
+        (
             with(entry("n01.weight", "F32", "[1,2]", 8, 16)),
             four,
             "tensor `n01.weight`: expected a parameter",

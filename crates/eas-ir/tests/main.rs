@@ -2,9 +2,11 @@
 
 mod allocations;
 mod cost;
+mod editing;
 mod fingerprint;
 mod gradients;
 mod hostile;
+mod models;
 mod networks;
 mod reference;
 mod registry;

@@ -185,8 +185,13 @@ fn each_operation_gives_the_numbers_made_by_hand() {
         let parameters: Vec<(Role, &[f32])> =
             parameters.iter().map(|(role, values)| (*role, values.as_slice())).collect();
         let model = model(input, op, &[INPUT], &parameters);
-        let logits = Reference.logits(&model, &images(1, input, &image), Mode::Evaluation).unwrap();
-        assert_eq!(logits.into_raw_vec_and_offset().0, expected, "{claim}");
+        // Of these operations, batch norm alone has a mode.
+        let both = [Mode::Evaluation, Mode::Training];
+        let modes = if matches!(op, Op::BatchNorm { .. }) { &both[..1] } else { &both };
+        for mode in modes {
+            let logits = Reference.logits(&model, &images(1, input, &image), *mode).unwrap();
+            assert_eq!(logits.into_raw_vec_and_offset().0, expected, "{claim}, {mode:?}");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use eas_ir::{
     Label, Metadata, Model, Network, NodeId, Normalisation, Op, ParamId, Probe, Rng, Role,
-    SavedModel, Shape, tensor,
+    SavedModel, Shape,
 };
 use ndarray::{Array2, Array4};
 
@@ -81,17 +81,6 @@ fn a_saved_model_is_read_back_bit_for_bit() {
         assert_eq!(bits(&loaded), bits(&saved), "seed {seed}");
         assert_eq!(&Network::load(&path).unwrap(), saved.model.network(), "seed {seed}");
     }
-}
-
-#[test]
-fn weights_in_another_memory_order_are_kept_row_major() {
-    let mut network = Network::new();
-    let input = network.push(Op::Input { shape: Shape::Flat { features: 3 } }, &[], None);
-    let linear = network.push(Op::Linear { units: 2, bias: false }, &[input], None);
-    let columns = tensor(&[3, 2], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]).reversed_axes();
-    let id = ParamId::new(linear, Role::Weight);
-    let model = Model::new(network, [(id, columns)].into()).unwrap();
-    assert_eq!(model.values(id), Some([1.0, 2.0, 3.0, 4.0, 5.0, 6.0].as_slice()));
 }
 
 /// A network with something of everything that its texts can show.
