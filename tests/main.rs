@@ -6,4 +6,5 @@ mod harness;
 mod layering;
 mod models;
 mod plugin;
+mod readme;
 mod specs;
