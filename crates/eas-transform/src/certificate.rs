@@ -42,7 +42,10 @@ impl std::fmt::Display for Certificate {
             Verdict::Broken => "function CHANGED",
             Verdict::NotTestable => "not testable: the logits hardly vary over the probe",
         };
-        write!(out, "{verdict} (largest difference {:.1e} deviations of the logits)", self.gap)
+        match self.gap {
+            0.0 => write!(out, "{verdict} (to the last bit)"),
+            gap => write!(out, "{verdict} (largest difference {gap:.1e} deviations of the logits)"),
+        }
     }
 }
 

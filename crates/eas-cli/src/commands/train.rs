@@ -10,6 +10,7 @@ use super::{bad_input, data_of, load_network};
 use crate::args;
 use crate::exit;
 use crate::print::{self, percent};
+use crate::spec::as_toml;
 use crate::stop;
 use crate::trial::saved;
 
@@ -22,11 +23,10 @@ struct Trained {
 
 pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     stop::listen();
-    let (data_set, recipe_set): (Vec<&String>, Vec<&String>) =
-        args.set.iter().partition(|text| text.starts_with("data."));
-    let strip = |text: &&String| text.trim_start_matches("data.").to_owned();
-    let source = data_of(&args.data, &data_set.iter().map(strip).collect::<Vec<_>>())?;
-    let recipe = recipe(&args.recipe, &recipe_set)?;
+    let (of_data, of_recipe): (Vec<String>, Vec<String>) =
+        args.set.iter().cloned().partition(|argument| argument.starts_with("data."));
+    let source = data_of(&args.data, &of_data)?;
+    let recipe = recipe(&args.recipe, &of_recipe)?;
     if args.out.exists() {
         return Err(bad_input(format!("{}: this already exists", args.out.display())));
     }
@@ -114,16 +114,13 @@ fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<Model> {
     Ok(Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?)
 }
 
-fn recipe(preset: &str, set: &[&String]) -> anyhow::Result<Recipe> {
+fn recipe(preset: &str, set: &[String]) -> anyhow::Result<Recipe> {
     let mut lines = vec![format!("recipe = {}", toml::Value::from(preset))];
-    for text in set {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| bad_input(format!("--set {text}: expected KEY=VALUE")))?;
-        let value = value.trim();
-        let parses = toml::de::DeValue::parse(value).is_ok();
-        let value = if parses { value.to_owned() } else { toml::Value::from(value).to_string() };
-        lines.push(format!("{key} = {value}"));
+    for argument in set {
+        if !argument.contains('=') {
+            return Err(bad_input(format!("--set {argument}: expected KEY=VALUE")));
+        }
+        lines.push(as_toml(argument));
     }
     let spec: RecipeSpec =
         toml::from_str(&lines.join("\n")).map_err(|error| bad_input(error.message()))?;
