@@ -31,7 +31,7 @@ use crate::space::{Problem, SearchSpace};
 pub const CHAIN: usize = 10;
 
 /// The largest difference between a child's gradient and its parent's, carried, that counts as none:
-/// relative to the largest gradient of the parameter.
+/// relative to the largest entry of all gradients.
 pub const GRADIENT_TOLERANCE: f64 = 1e-4;
 
 /// Images of a probe.
