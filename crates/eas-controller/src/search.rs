@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::ensure;
 use eas_ir::{Fingerprint, Network, Rng};
 use eas_transform::grow_network;
 
@@ -70,6 +71,12 @@ pub fn search(
     for number in 0..stage.batches {
         let stream = rng.split_index(number as u64);
         let proposals = controller.propose(scope, stage.networks, &stream.split("propose"))?;
+        ensure!(
+            proposals.len() == stage.networks,
+            "the controller was asked for {} episodes and proposed {}",
+            stage.networks,
+            proposals.len()
+        );
         let first = TrialId(stage.first_trial.0 + (number * stage.networks) as u32);
         let mut batch =
             Batch::new(scope, stage.parent, proposals, first, &stream, &all, &mut trained)?;
