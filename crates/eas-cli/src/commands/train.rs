@@ -2,8 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use eas_ir::{LoadError, Model, Rng, SavedModel};
-use eas_train::{EpochRecord, Oracle, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
+use eas_ir::{LoadError, Metadata, Model, NodeId, Op, Rng, SavedModel};
+use eas_train::{
+    EpochRecord, Oracle, Progress, Recipe, RecipeSpec, TrainingEnd, calibration_images, split,
+    train,
+};
+use eas_transform::calibrate;
 use serde::Serialize;
 
 use super::{bad_input, data_of, load_network};
@@ -12,7 +16,7 @@ use crate::exit;
 use crate::print::{self, percent};
 use crate::spec::as_toml;
 use crate::stop;
-use crate::trial::saved;
+use crate::trial::{CALIBRATION, saved};
 
 #[derive(Serialize)]
 struct Trained {
@@ -34,8 +38,8 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     let directory = std::path::Path::new("");
     let all = source.implementation.train(directory).map_err(bad_input)?;
     let options = source.implementation.options();
-    let data = split(all, options, &rng.split("data")).map_err(bad_input)?;
-    let model = model(args, &rng)?;
+    let mut data = split(all, options, &rng.split("data")).map_err(bad_input)?;
+    let SavedModel { mut model, metadata } = model(args, &rng)?;
     let (shape, classes) = (data.train.shape(), data.classes.len());
     if model.input_shape() != shape || model.classes() != classes {
         return Err(bad_input(format!(
@@ -45,6 +49,16 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
             model.classes(),
             source.name
         )));
+    }
+    if let Some(known) = metadata.normalisation {
+        // The weights know images that were normalised so.
+        data.normalisation = known;
+        // Edits may have put in batch norms that have seen no data yet.
+        let nodes = model.network().nodes().iter();
+        let batch_norms: Vec<NodeId> =
+            nodes.filter(|node| matches!(node.op, Op::BatchNorm { .. })).map(|n| n.id).collect();
+        let images = calibration_images(&data, CALIBRATION);
+        model = calibrate(model, &batch_norms, &images, &Oracle)?.model;
     }
     let bar = print::Bar::new(0);
     let mut length_known = false;
@@ -100,18 +114,19 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     Ok(if interrupted { exit::INTERRUPTED } else { exit::SUCCESS })
 }
 
-/// The model's own weights where there are some, else fresh ones.
-fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<Model> {
+/// The model's own weights where there are some, else fresh ones without metadata.
+fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<SavedModel> {
     if args.network.is_dir() && !args.from_scratch {
         match SavedModel::load(&args.network) {
-            Ok(saved) => return Ok(saved.model),
+            Ok(saved) => return Ok(saved),
             Err(LoadError::Io { path, error })
                 if error.kind() == std::io::ErrorKind::NotFound
                     && path.extension().is_some_and(|ending| ending == "safetensors") => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?)
+    let model = Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?;
+    Ok(SavedModel { model, metadata: Metadata::default() })
 }
 
 fn recipe(preset: &str, set: &[String]) -> anyhow::Result<Recipe> {
