@@ -22,6 +22,14 @@ pub(crate) fn json(value: &impl Serialize) {
     }
 }
 
+/// Writes a result as one line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => result(&text),
+        Err(error) => note(&format!("error: no JSON for this: {error}")),
+    }
+}
+
 /// Writes a line of progress.
 pub(crate) fn note(text: &str) {
     let mut stderr = std::io::stderr().lock();
@@ -49,7 +57,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 
 /// A progress bar with the time left; on a stderr that is no terminal it stays silent, and
 /// [`Bar::line`] tells how things go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
@@ -93,6 +101,37 @@ impl Bar {
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// A part of the terminal that is drawn over and over.
+#[derive(Debug)]
+pub(crate) struct Screen(ProgressBar);
+
+impl Screen {
+    /// Of stdout, if that is a terminal.
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            bar.set_style(style);
+        }
+        Screen(bar)
+    }
+
+    /// Whether anything is drawn at all.
+    pub(crate) fn is_drawn(&self) -> bool {
+        !self.0.is_hidden()
+    }
+
+    /// Draws a text in place of the last one.
+    pub(crate) fn draw(&self, text: &str) {
+        self.0.set_message(text.to_owned());
+        self.0.tick();
+    }
+
+    /// Leaves the last text where it is.
+    pub(crate) fn keep(&self) {
+        self.0.abandon();
     }
 }
 

@@ -5,9 +5,11 @@ mod init;
 mod list;
 mod search;
 mod show;
+mod status;
 mod test;
 mod train;
 mod transform;
+mod trial;
 mod trials;
 
 use std::ffi::OsString;
@@ -38,6 +40,10 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let done = match args.command {
         Command::Search(args) => search::run(&args),
+        Command::Resume(args) => search::resume(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Watch(args) => status::watch(&args),
+        Command::Trial(args) => trial::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),
         Command::List(args) => list::run(&args),

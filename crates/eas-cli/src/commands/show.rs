@@ -84,7 +84,7 @@ fn show_network(
 
 fn show_trial(run: &Run, trial: TrialId, json: bool) -> anyhow::Result<u8> {
     let result = run.result(trial).map_err(bad_input)?;
-    let model = run.load_model(result.same_as.unwrap_or(trial));
+    let model = run.model_of(&result);
     if !json {
         let mut lines = vec![format!(
             "trial {trial} ({}): {}, {} epochs, {}",

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use eas_controller::controllers;
-use eas_ir::{Built, Registry};
+use eas_ir::{Built, Bytes, Registry};
 use eas_train::{Recipe, RecipeSpec, data_sets};
 use eas_transform::{Transforms, spaces, transforms};
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use super::tables::{
     DataKey, Duration, FinalTable, ParentKey, RunTable, SCHEMA, StageTable, TOP, WeightsKey,
     default_start,
 };
-use crate::plan::{FinalWeights, Finals, Named, Plan, Stage, StageParent};
+use crate::plan::{FinalWeights, Finals, Named, Plan, Running, Stage, StageParent};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
@@ -241,6 +241,14 @@ impl<'a> Reader<'a> {
             stages,
             finals,
             deadline: run.deadline.map(|Duration(limit)| limit),
+            running: Running {
+                workers: run.workers,
+                timeout: run.timeout.map(|Duration(limit)| limit),
+                silence: run.silence.0,
+                checkpoint: run.checkpoint.0,
+                retries: run.retries,
+                memory: run.memory.map(|Bytes(limit)| limit),
+            },
         })
     }
 
