@@ -85,6 +85,19 @@ Examples:
   eas watch runs/quickstart
   eas watch runs/quickstart --json            a line of JSON twice a second")]
     Watch(Status),
+    /// Show how a network came about
+    #[command(after_help = "\
+Examples:
+  eas lineage runs/quickstart                 of the best network
+  eas lineage runs/quickstart 7
+  eas lineage runs/quickstart --dot | dot -Tsvg > lineage.svg")]
+    Lineage(Lineage),
+    /// Check a run: its files, its decisions, its best network
+    #[command(after_help = "\
+Examples:
+  eas verify runs/quickstart
+  eas verify runs/quickstart --rebuild --json")]
+    Verify(Verify),
     /// Edit a model without changing its function
     #[command(after_help = "\
 Examples:
@@ -241,6 +254,32 @@ pub(crate) struct Show {
 pub(crate) struct Status {
     /// The run, or a copy of its folder
     pub(crate) run: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Lineage {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// The trial [default: the best]
+    pub(crate) trial: Option<u32>,
+    /// Print all trials as a graph for Graphviz
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) dot: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// Make the index anew from the trials first
+    #[arg(long)]
+    pub(crate) rebuild: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

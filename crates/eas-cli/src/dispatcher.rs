@@ -18,7 +18,10 @@ use crate::executor::{Claim, Executor, Exit, Job, JobName};
 use crate::exit;
 use crate::plan::{Running, Workers};
 use crate::print::Bar;
-use crate::runs::{Attempt, AttemptEnd, Event, Heartbeat, Purpose, Run, TrialRecord, TrialResult};
+use crate::runs::{
+    Attempt, AttemptEnd, Event, Heartbeat, Index, Purpose, Run, TrialRecord, TrialResult,
+    Unfinished,
+};
 use crate::stop;
 
 pub(crate) use machine::Machine;
@@ -47,6 +50,7 @@ impl std::error::Error for Interrupted {}
 /// Has trials carried out.
 pub(crate) struct Dispatcher<'a> {
     run: &'a Run,
+    index: Option<&'a Index>,
     /// Nobody where the run's decisions are only replayed.
     executor: Option<Box<dyn Executor>>,
     limits: Running,
@@ -115,6 +119,7 @@ impl<'a> Dispatcher<'a> {
     /// For a run, with trials on an executor, or replaying alone.
     pub(crate) fn new(
         run: &'a Run,
+        index: Option<&'a Index>,
         mut executor: Option<Box<dyn Executor>>,
         limits: Running,
         bar: Bar,
@@ -130,6 +135,7 @@ impl<'a> Dispatcher<'a> {
         };
         Ok(Dispatcher {
             run,
+            index,
             executor,
             limits,
             machine: Machine::new(workers, limits.memory),
@@ -152,6 +158,10 @@ impl<'a> Dispatcher<'a> {
         self.given_up = given_up;
     }
 
+    pub(crate) fn index(&self) -> Option<&'a Index> {
+        self.index
+    }
+
     pub(crate) fn bar(&self) -> &Bar {
         &self.bar
     }
@@ -172,11 +182,10 @@ impl<'a> Dispatcher<'a> {
         }
         if let Some(result) = self.run.published(record.trial)? {
             self.bar.advance(units(record.epochs()));
-            self.finish(record, result);
-            return Ok(());
+            return self.finish(record, result);
         }
         if self.executor.is_none() {
-            bail!("trial {} has no result: the run is not finished", record.trial);
+            bail!(Unfinished(record.trial));
         }
         if let Some(known) = self.known(&record)? {
             return self.publish(record, known, 0);
@@ -370,8 +379,7 @@ impl<'a> Dispatcher<'a> {
         if let Some(result) = self.run.published(trial)? {
             task.show(&self.bar, units(task.record.epochs()));
             self.announce(&result);
-            self.finish(task.record, result);
-            return Ok(());
+            return self.finish(task.record, result);
         }
         let told = exit.as_ref().map_or("the executor lost it".to_owned(), Exit::to_string);
         let limits = self.limits;
@@ -431,8 +439,7 @@ impl<'a> Dispatcher<'a> {
         let result = self.run.publish(&result)?;
         tracing::info!(trial = %record.trial, attempt, "decided here");
         self.announce(&result);
-        self.finish(record, result);
-        Ok(())
+        self.finish(record, result)
     }
 
     fn announce(&self, result: &TrialResult) {
@@ -441,11 +448,15 @@ impl<'a> Dispatcher<'a> {
         self.bar.line(&result.line());
     }
 
-    fn finish(&mut self, record: TrialRecord, result: TrialResult) {
+    fn finish(&mut self, record: TrialRecord, result: TrialResult) -> anyhow::Result<()> {
+        if let Some(index) = self.index {
+            index.put(&result)?;
+        }
         if record.purpose == Purpose::Child && result.same_as.is_none() && result.is_trained() {
             self.trained.insert(record.trial, record);
         }
         self.done.push(result);
+        Ok(())
     }
 
     /// Stops every process; what has no result by then waits.

@@ -58,7 +58,10 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 /// A progress bar with the time left; on a stderr that is no terminal it stays silent, and
 /// [`Bar::line`] tells how things go.
 #[derive(Clone, Debug)]
-pub(crate) struct Bar(ProgressBar);
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    silent: bool,
+}
 
 impl Bar {
     /// A bar of `length` units of work.
@@ -71,36 +74,44 @@ impl Bar {
             bar.set_style(style.progress_chars("━╸─"));
         }
         bar.enable_steady_tick(Duration::from_millis(250));
-        Bar(bar)
+        Bar { bar, silent: false }
+    }
+
+    /// One that nobody sees, and that keeps quiet.
+    pub(crate) fn silent() -> Self {
+        Bar { bar: ProgressBar::hidden(), silent: true }
     }
 
     /// Work done since the last call.
     pub(crate) fn advance(&self, units: u64) {
-        self.0.inc(units);
+        self.bar.inc(units);
     }
 
     /// Units of work in all, once they are known.
     pub(crate) fn set_length(&self, units: u64) {
-        self.0.set_length(units);
+        self.bar.set_length(units);
     }
 
     /// What is being done.
     pub(crate) fn message(&self, text: &str) {
-        self.0.set_message(text.to_owned());
+        self.bar.set_message(text.to_owned());
     }
 
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
-        if self.0.is_hidden() || !std::io::stderr().is_terminal() {
+        if self.silent {
+            return;
+        }
+        if self.bar.is_hidden() || !std::io::stderr().is_terminal() {
             note(text);
         } else {
-            self.0.println(text);
+            self.bar.println(text);
         }
     }
 
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

@@ -202,7 +202,7 @@ impl<'a, 'd> Search<'a, 'd> {
             networks: stage.networks,
         };
         let run = self.trials.run;
-        let bar = self.dispatcher.bar().clone();
+        let (bar, index) = (self.dispatcher.bar().clone(), self.dispatcher.index());
         let child_units = units(self.plan.child.epochs);
         let mut evaluator = Children {
             dispatcher: self.dispatcher,
@@ -222,6 +222,7 @@ impl<'a, 'd> Search<'a, 'd> {
                 {
                     if let Some(result) = repeat(run, trial, same)? {
                         bar.line(&result.line());
+                        index.map_or(Ok(()), |index| index.put(&result))?;
                     }
                     bar.advance(child_units);
                 }

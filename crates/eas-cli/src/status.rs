@@ -90,7 +90,10 @@ impl Status {
                 endings: endings.map(|ending| ending.why).collect(),
             });
         }
-        let measured = results.iter().filter(|result| result.accuracy().is_some());
+        let compared = [Purpose::StartLonger, Purpose::Scratch];
+        let measured = results
+            .iter()
+            .filter(|result| result.accuracy().is_some() && !compared.contains(&result.purpose));
         let best = measured.min_by(|a, b| a.compare(b)).cloned();
         Ok(Status {
             run: run.root().display().to_string(),

@@ -2,6 +2,7 @@
 
 mod check;
 mod init;
+mod lineage;
 mod list;
 mod search;
 mod show;
@@ -11,6 +12,7 @@ mod train;
 mod transform;
 mod trial;
 mod trials;
+mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -43,6 +45,8 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Resume(args) => search::resume(&args),
         Command::Status(args) => status::run(&args),
         Command::Watch(args) => status::watch(&args),
+        Command::Lineage(args) => lineage::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Trial(args) => trial::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),

@@ -146,8 +146,10 @@ fn coordinate(
     }
     let mut limits = plan.running;
     limits.workers = workers.unwrap_or(limits.workers);
+    let index = run.index()?;
     let bar = Bar::new(schedule.units(&plan));
-    let mut dispatcher = Dispatcher::new(run, Some(Box::new(Local::default())), limits, bar)?;
+    let mut dispatcher =
+        Dispatcher::new(run, Some(&index), Some(Box::new(Local::default())), limits, bar)?;
     let digest = data.digest();
     let found = Search::new(&mut plan, &schedule, run, &digest, &mut dispatcher).run(&start);
     let seconds = dispatcher.close()?;

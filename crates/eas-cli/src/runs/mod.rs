@@ -8,6 +8,7 @@
 //!     bin/eas                that program, kept: trials run it
 //!     lock                   held by the one process that coordinates the run
 //!     clock.json             seconds of work on the run so far
+//!     index.sqlite           the results as a table, made anew by `eas verify --rebuild`
 //!     events.jsonl           what a clock or a person forced upon it
 //!     log.jsonl              what happened, for people who look for a cause
 //!     trials/0007/trial.json         what is to be done
@@ -26,6 +27,7 @@ mod attempts;
 mod build;
 mod digest;
 mod events;
+mod index;
 mod lock;
 mod records;
 mod store;
@@ -43,6 +45,7 @@ pub(crate) use attempts::{Attempt, AttemptEnd, Checkpoint, Heartbeat, Progress};
 pub(crate) use build::Build;
 pub(crate) use digest::Digest;
 pub(crate) use events::Event;
+pub(crate) use index::Index;
 pub(crate) use lock::{Holder, Lock, host};
 pub(crate) use records::{Origin, Purpose, Training, TrialRecord, TrialResult};
 pub(crate) use store::{Damaged, Store};
@@ -74,7 +77,21 @@ pub(crate) struct Run {
     /// Where relative paths of the plan start.
     directory: PathBuf,
     store: Store,
+    /// Whether it may be changed.
+    writable: bool,
 }
+
+/// A trial has no result yet, in a run that is only read.
+#[derive(Debug)]
+pub(crate) struct Unfinished(pub(crate) TrialId);
+
+impl std::fmt::Display for Unfinished {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "trial {} has no result: the run is not finished", self.0)
+    }
+}
+
+impl std::error::Error for Unfinished {}
 
 impl Run {
     /// Makes the folder of a new run.
@@ -94,7 +111,7 @@ impl Run {
             .with_context(|| format!("can't make {}", root.display()))?;
         let root = absolute(root)?;
         let directory = absolute(directory)?;
-        let run = Run { store: Store::new(root.join("store")), root, directory };
+        let run = Run { store: Store::new(root.join("store")), root, directory, writable: true };
         write(&run.root.join("spec.toml"), spec.as_bytes())?;
         write(&run.root.join("plan.toml"), plan.as_bytes())?;
         run.keep_build(build)?;
@@ -126,7 +143,13 @@ impl Run {
         let about: About = read_json(&path)?;
         check_format(&path, about.format)?;
         let root = absolute(root)?;
-        Ok(Run { store: Store::new(root.join("store")), root, directory: about.directory })
+        let directory = about.directory;
+        Ok(Run { store: Store::new(root.join("store")), root, directory, writable: true })
+    }
+
+    /// The same run, no trial of which can be begun or published.
+    pub(crate) fn reading(self) -> Self {
+        Run { writable: false, ..self }
     }
 
     /// Whether a folder looks like a run.
@@ -235,6 +258,7 @@ impl Run {
             );
             return Ok(());
         }
+        ensure!(self.writable, Unfinished(record.trial));
         fs::create_dir_all(folder.join("attempts"))
             .with_context(|| format!("can't make {}", folder.display()))?;
         failpoint("trial.before");
@@ -338,6 +362,7 @@ impl Run {
     /// Publishes a trial's result: once, by a hard link, which fails where there is one already.
     /// Returns the one that stands.
     pub(crate) fn publish(&self, result: &TrialResult) -> anyhow::Result<TrialResult> {
+        ensure!(self.writable, Unfinished(result.trial));
         let folder = self.trial(result.trial);
         fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
         let fresh = folder.join(format!(".result-{}.json", std::process::id()));
