@@ -207,7 +207,8 @@ impl<'a> Dispatcher<'a> {
         }
         if let Some(limit) = self.machine.memory.filter(|limit| task.record.memory > *limit) {
             let (needed, limit) = (Bytes(task.record.memory), Bytes(limit));
-            let why = format!("expected to need at most {limit} of memory, found {needed}");
+            let why =
+                format!("expected to need at most {limit} of memory to train, found {needed}");
             return self.fail(task, why, 0);
         }
         self.waiting.push_back(task);
@@ -451,6 +452,7 @@ impl<'a> Dispatcher<'a> {
     fn finish(&mut self, record: TrialRecord, result: TrialResult) -> anyhow::Result<()> {
         if let Some(index) = self.index {
             index.put(&result)?;
+            self.run.attempts(record.trial).iter().for_each(Attempt::tidy);
         }
         if record.purpose == Purpose::Child && result.same_as.is_none() && result.is_trained() {
             self.trained.insert(record.trial, record);

@@ -87,11 +87,7 @@ impl Workshop<'_> {
                 None => return Ok(None),
             },
         };
-        let result = self.run.publish(&result)?;
-        for attempt in attempts {
-            attempt.tidy();
-        }
-        Ok(Some(result))
+        self.run.publish(&result).map(Some)
     }
 
     /// The parent's model, where there is one, and the network to be trained.

@@ -71,6 +71,9 @@ pub fn search(
         let mut batch = Batch::new(scope, stage.parent, proposals, *first, &stream, &all)?;
         on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;
         evaluator.submit(batch.assignments.clone())?;
+        for trial in batch.finished() {
+            on_event(Event::Ended(&trial))?;
+        }
         while batch.is_waiting() {
             let outcomes = evaluator.collect()?;
             if outcomes.is_empty() {

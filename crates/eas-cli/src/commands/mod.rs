@@ -27,6 +27,7 @@ use crate::args::{Args, Command, SpecArgs};
 use crate::exit;
 use crate::plan::{Named, Plan};
 use crate::print;
+use crate::runs::Damaged;
 use crate::spec::{SpecErrors, read_plan};
 
 /// Runs a command line and returns the exit code.
@@ -75,7 +76,12 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
                 }
                 None => print::error(&error),
             }
-            if input { exit::BAD_INPUT } else { exit::FAILURE }
+            let damaged = error.chain().any(|cause| cause.is::<Damaged>());
+            match (damaged, input) {
+                (true, _) => exit::DAMAGED,
+                (false, true) => exit::BAD_INPUT,
+                (false, false) => exit::FAILURE,
+            }
         }
     }
 }

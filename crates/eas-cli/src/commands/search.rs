@@ -15,7 +15,7 @@ use crate::exit;
 use crate::plan::{Plan, Workers};
 use crate::print::{self, Bar};
 use crate::report::Report;
-use crate::runs::{Build, Event, Purpose, Run};
+use crate::runs::{Build, Event, Lock, Purpose, Run};
 use crate::search::{Found, Schedule, Search};
 use crate::spec::read_plan;
 use crate::stop;
@@ -28,7 +28,8 @@ pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
     let root = args.run.clone().unwrap_or_else(|| Run::free_folder(&plan.name));
     let build = Build::current()?;
     let run = Run::create(&root, &spec, &plan.text, &plan.directory, &build).map_err(bad_input)?;
-    coordinate(&run, plan, prepared, args.workers, args.json)
+    let lock = run.lock()?;
+    coordinate(&run, lock, plan, prepared, args.workers, args.json)
 }
 
 /// `eas resume`.
@@ -37,20 +38,14 @@ pub(super) fn resume(args: &args::Resume) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
     let plan = plan_of_run(&run)?;
     let prepared = prepare(&plan)?;
-    let differences = {
-        let _lock = run.lock()?;
-        let build = Build::current()?;
-        let differences = run.build()?.differences(&build);
-        if !differences.is_empty() {
-            accept(&run, &build, differences.clone(), args.accept_build)?;
-        }
-        extend(&run, &plan, args)?;
-        differences
-    };
+    let lock = run.lock()?;
+    let build = Build::current()?;
+    let differences = run.build()?.differences(&build);
     if !differences.is_empty() {
-        print::note(&format!("note: the program has changed: {}", differences.join("; ")));
+        accept(&run, &build, differences, args.accept_build)?;
     }
-    coordinate(&run, plan, prepared, args.workers, args.json)
+    extend(&run, &plan, args)?;
+    coordinate(&run, lock, plan, prepared, args.workers, args.json)
 }
 
 /// Goes on with another program than before, where that was asked for.
@@ -64,6 +59,7 @@ fn accept(run: &Run, build: &Build, differences: Vec<String>, asked: bool) -> an
             run.executable().display()
         )));
     }
+    print::note(&format!("note: the program has changed: {}", differences.join("; ")));
     run.add_event(&Event::Build { differences })?;
     run.keep_build(build)
 }
@@ -119,12 +115,12 @@ pub(super) fn prepare(plan: &Plan) -> anyhow::Result<(TrainingData, Network)> {
 /// Does what is left of a run to do: all of it, where it is new.
 fn coordinate(
     run: &Run,
+    _lock: Lock,
     mut plan: Plan,
     (data, start): (TrainingData, Network),
     workers: Option<Workers>,
     json: bool,
 ) -> anyhow::Result<u8> {
-    let _lock = run.lock()?;
     let schedule = Schedule::new(&plan, &run.events()?);
     let known: Option<Report> = run.report()?;
     if let Some(report) = known.filter(|report| report.finals == schedule.finals) {

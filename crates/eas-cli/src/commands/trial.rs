@@ -1,12 +1,12 @@
 //! `eas trial`: one attempt at one trial, as executors start it.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use eas_controller::TrialId;
 
 use super::search::{plan_of_run, prepare};
 use crate::args;
 use crate::exit;
-use crate::runs::{Damaged, Run};
+use crate::runs::Run;
 use crate::stop;
 use crate::trial::Workshop;
 
@@ -36,13 +36,6 @@ pub(super) fn run(args: &args::Trial) -> anyhow::Result<u8> {
         transforms: &plan.transforms,
         checkpoint: plan.running.checkpoint,
     };
-    match workshop.carry_out(&record, &run.attempt(trial, args.attempt)) {
-        Ok(Some(_)) => Ok(exit::SUCCESS),
-        Ok(None) => Ok(exit::INTERRUPTED),
-        Err(error) if error.chain().any(|cause| cause.is::<Damaged>()) => {
-            crate::print::error(&error);
-            Ok(exit::DAMAGED)
-        }
-        Err(error) => Err(error).with_context(|| format!("trial {trial}")),
-    }
+    let result = workshop.carry_out(&record, &run.attempt(trial, args.attempt))?;
+    Ok(if result.is_some() { exit::SUCCESS } else { exit::INTERRUPTED })
 }

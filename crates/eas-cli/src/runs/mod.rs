@@ -109,9 +109,12 @@ impl Run {
         );
         fs::create_dir_all(root.join("trials"))
             .with_context(|| format!("can't make {}", root.display()))?;
-        let root = absolute(root)?;
-        let directory = absolute(directory)?;
-        let run = Run { store: Store::new(root.join("store")), root, directory, writable: true };
+        let run = Run {
+            root: root.to_owned(),
+            directory: absolute(directory)?,
+            store: Store::new(root.join("store")),
+            writable: true,
+        };
         write(&run.root.join("spec.toml"), spec.as_bytes())?;
         write(&run.root.join("plan.toml"), plan.as_bytes())?;
         run.keep_build(build)?;
@@ -142,9 +145,12 @@ impl Run {
         let path = root.join("run.json");
         let about: About = read_json(&path)?;
         check_format(&path, about.format)?;
-        let root = absolute(root)?;
-        let directory = about.directory;
-        Ok(Run { store: Store::new(root.join("store")), root, directory, writable: true })
+        Ok(Run {
+            root: root.to_owned(),
+            directory: about.directory,
+            store: Store::new(root.join("store")),
+            writable: true,
+        })
     }
 
     /// The same run, no trial of which can be begun or published.
