@@ -1,1 +1,10 @@
-//! Tests.
+//! Tests that cross crates, in one binary.
+
+mod cifar10;
+mod commands;
+mod harness;
+mod layering;
+mod models;
+mod plugin;
+mod readme;
+mod specs;

@@ -452,7 +452,7 @@ impl<'a> Dispatcher<'a> {
     fn finish(&mut self, record: TrialRecord, result: TrialResult) -> anyhow::Result<()> {
         if let Some(index) = self.index {
             index.put(&result)?;
-            self.run.attempts(record.trial).iter().for_each(Attempt::tidy);
+            self.run.settle(&result)?;
         }
         if record.purpose == Purpose::Child && result.same_as.is_none() && result.is_trained() {
             self.trained.insert(record.trial, record);

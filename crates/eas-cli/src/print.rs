@@ -41,6 +41,13 @@ pub(crate) fn error(error: &anyhow::Error) {
     note(&format!("error: {error:#}"));
 }
 
+/// Writes what clap has to say of a command line: help to stdout, errors to stderr, with colours where
+/// there is a terminal.
+pub(crate) fn usage(error: &clap::Error) {
+    // Nobody is left to tell where the stream is closed.
+    let _ = error.print();
+}
+
 /// Rows as aligned columns; the first row is the header.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();

@@ -223,6 +223,7 @@ impl<'a, 'd> Search<'a, 'd> {
                     if let Some(result) = repeat(run, trial, same)? {
                         bar.line(&result.line());
                         index.map_or(Ok(()), |index| index.put(&result))?;
+                        run.settle(&result)?;
                     }
                     bar.advance(child_units);
                 }

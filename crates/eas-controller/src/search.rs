@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eas_ir::{Fingerprint, Rng};
+use eas_ir::{Fingerprint, Network, Rng};
 use eas_transform::grow_network;
 
 use crate::controller::{Controller, Proposal};
@@ -65,15 +65,17 @@ pub fn search(
     on_event: &mut dyn FnMut(Event<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<(Vec<Trial>, StopReason)> {
     let mut all: Vec<Trial> = Vec::new();
+    let mut trained = Trained::default();
     for (number, first) in stage.first_trials.iter().enumerate() {
         let stream = rng.split_index(number as u64);
         let proposals = controller.propose(scope, stage.networks, &stream.split("propose"))?;
-        let mut batch = Batch::new(scope, stage.parent, proposals, *first, &stream, &all)?;
+        let mut batch =
+            Batch::new(scope, stage.parent, proposals, *first, &stream, &all, &mut trained)?;
         on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;
-        evaluator.submit(batch.assignments.clone())?;
-        for trial in batch.finished() {
-            on_event(Event::Ended(&trial))?;
+        for repeated in batch.finished() {
+            on_event(Event::Ended(&repeated))?;
         }
+        evaluator.submit(batch.assignments.clone())?;
         while batch.is_waiting() {
             let outcomes = evaluator.collect()?;
             if outcomes.is_empty() {
@@ -94,6 +96,19 @@ pub fn search(
     Ok((all, StopReason::Finished))
 }
 
+/// Networks that are trained or about to be, by fingerprint.
+#[derive(Default)]
+struct Trained(BTreeMap<Fingerprint, Vec<(TrialId, Network)>>);
+
+impl Trained {
+    /// The trial of the same network. An equal fingerprint is confirmed, so that no collision gives a
+    /// network another one's result.
+    fn find(&self, fingerprint: Fingerprint, network: &Network) -> Option<TrialId> {
+        let alike = self.0.get(&fingerprint)?;
+        alike.iter().find(|(_, known)| known.is_isomorphic(network)).map(|(id, _)| *id)
+    }
+}
+
 /// One batch under way.
 struct Batch {
     /// Trials in the order proposed, with an ending once there is one.
@@ -109,15 +124,14 @@ impl Batch {
         first: TrialId,
         stream: &Rng,
         known: &[Trial],
+        trained: &mut Trained,
     ) -> anyhow::Result<Self> {
         let mut batch = Batch { trials: Vec::new(), assignments: Vec::new() };
-        let mut networks: BTreeMap<Fingerprint, TrialId> =
-            known.iter().map(|t| (t.fingerprint, t.same_as.unwrap_or(t.id))).collect();
         for (index, proposal) in proposals.into_iter().enumerate() {
             let id = TrialId(first.0 + index as u32);
             let network = grow_network(scope.parent, &proposal.steps, scope.transforms)?;
             let fingerprint = network.fingerprint();
-            let same_as = networks.get(&fingerprint).copied();
+            let same_as = trained.find(fingerprint, &network);
             let ending = same_as.and_then(|id| known.iter().find(|trial| trial.id == id));
             let waiting = Ending::Failed { why: "not yet ended".to_owned() };
             let trial = Trial {
@@ -129,7 +143,7 @@ impl Batch {
                 same_as,
             };
             if same_as.is_none() {
-                networks.insert(fingerprint, id);
+                trained.0.entry(fingerprint).or_default().push((id, network.clone()));
                 batch.assignments.push(Assignment {
                     trial: id,
                     parent,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::network::{Network, NodeId, ParseIdError};
+use crate::network::{Network, Node, NodeId, ParseIdError};
 
 /// Raised whenever the way of hashing changes, so that old fingerprints never match new ones.
 const VERSION: u32 = 1;
@@ -32,7 +32,8 @@ impl FromStr for Fingerprint {
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         let parse = || {
             let digits = text.strip_prefix(&format!("{VERSION}-"))?;
-            (digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit())).then_some(())?;
+            (digits.len() == 32 && digits.bytes().all(|b| b"0123456789abcdef".contains(&b)))
+                .then_some(())?;
             let mut bytes = [0; 16];
             for (index, byte) in bytes.iter_mut().enumerate() {
                 *byte = u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).ok()?;
@@ -47,7 +48,8 @@ impl FromStr for Fingerprint {
 }
 
 impl Network {
-    /// The fingerprint of this architecture.
+    /// The fingerprint of this architecture, which is of use for a verified network only: nodes that
+    /// the output doesn't depend on are left out.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&VERSION.to_le_bytes());
@@ -72,27 +74,29 @@ impl Network {
 
 /// The nodes in canonical order: each operation's text and its inputs' canonical numbers.
 fn canonical(network: &Network) -> Vec<(String, Vec<usize>)> {
-    let by_id: BTreeMap<NodeId, _> = network.nodes().iter().map(|node| (node.id, node)).collect();
-    let mut numbers: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let by_id: BTreeMap<NodeId, &Node> = network.nodes().iter().map(|n| (n.id, n)).collect();
+    // No number while a node's inputs are still being numbered.
+    let mut numbers: BTreeMap<NodeId, Option<usize>> = BTreeMap::new();
     let mut list = Vec::new();
-    // Depth-first without recursion: a node is numbered once all its inputs are.
-    let mut stack: Vec<NodeId> = network.output().map(|node| node.id).into_iter().collect();
-    while let Some(&id) = stack.last() {
-        let node = by_id[&id];
-        match node.inputs.iter().find(|input| !numbers.contains_key(input)) {
-            Some(&input) if by_id.contains_key(&input) && !stack.contains(&input) => {
-                stack.push(input);
-            }
-            _ => {
-                stack.pop();
-                if !numbers.contains_key(&id) {
-                    let known = |input: &NodeId| numbers.get(input).copied().unwrap_or(usize::MAX);
-                    let inputs = node.inputs.iter().map(known).collect();
-                    list.push((format!("{:?}", node.op), inputs));
-                    numbers.insert(id, numbers.len());
-                }
-            }
+    // Depth-first without recursion: nodes on the way, each with the count of its inputs followed.
+    let mut stack: Vec<(&Node, usize)> = Vec::new();
+    let mut next = network.output().map(|node| node.id);
+    loop {
+        if let Some(&node) =
+            next.filter(|id| !numbers.contains_key(id)).and_then(|id| by_id.get(&id))
+        {
+            numbers.insert(node.id, None);
+            stack.push((node, 0));
+        }
+        let Some((node, followed)) = stack.last_mut() else { return list };
+        next = node.inputs.get(*followed).copied();
+        *followed += 1;
+        if next.is_none() {
+            let number = |id: &NodeId| numbers.get(id).copied().flatten().unwrap_or(usize::MAX);
+            let inputs = node.inputs.iter().map(number).collect();
+            numbers.insert(node.id, Some(list.len()));
+            list.push((format!("{:?}", node.op), inputs));
+            stack.pop();
         }
     }
-    list
 }

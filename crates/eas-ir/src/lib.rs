@@ -37,5 +37,7 @@ pub use rng::Rng;
 pub use saved::{LoadError, Metadata, Normalisation, Probe, SavedModel};
 pub use shape::{Shape, ShapeError};
 pub use text::NetworkError;
-pub use verify::{MAX_ELEMENTS, MAX_NODES, MAX_PARAMETERS, Shapes, Violation, Violations};
+pub use verify::{
+    MAX_ELEMENTS, MAX_NEXT, MAX_NODES, MAX_PARAMETERS, Shapes, Violation, Violations,
+};
 pub use weights::{ParamId, Role, Tensor, Weights, parameter_list, tensor};

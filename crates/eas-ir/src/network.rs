@@ -14,7 +14,7 @@ pub struct NodeId(u32);
 
 impl NodeId {
     /// The id with this number.
-    pub fn new(number: u32) -> Self {
+    pub const fn new(number: u32) -> Self {
         NodeId(number)
     }
 
@@ -42,12 +42,18 @@ impl FromStr for NodeId {
     type Err = ParseIdError;
 
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        let digits = text.strip_prefix('n').filter(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
-        digits.and_then(|digits| digits.parse().ok()).map(NodeId).ok_or_else(|| ParseIdError {
+        text.strip_prefix('n').and_then(number).map(NodeId).ok_or_else(|| ParseIdError {
             expected: "a node id such as `n3`",
             found: text.chars().take(40).collect(),
         })
     }
+}
+
+/// A number as ids are written: digits alone and no leading zeros, so that no id has two texts.
+fn number(digits: &str) -> Option<u32> {
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    let leading_zero = digits.len() > 1 && digits.starts_with('0');
+    digits.parse().ok().filter(|_| plain && !leading_zero)
 }
 
 impl Serialize for NodeId {
@@ -67,7 +73,8 @@ impl<'de> Deserialize<'de> for NodeId {
 /// number, and the layer's number within it. Edits inherit it; the fingerprint ignores it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label {
-    /// What the block is: letters and underscores, such as `conv`, `dense` or `residual`.
+    /// What the block is, such as `conv`, `dense` or `residual`: 1 to 32 lowercase letters and
+    /// underscores.
     pub kind: String,
     /// The block's number, from 0.
     pub block: u32,
@@ -79,6 +86,12 @@ impl Label {
     /// A label of this kind, block and layer.
     pub fn new(kind: &str, block: u32, layer: u32) -> Self {
         Label { kind: kind.to_owned(), block, layer }
+    }
+
+    /// Whether the kind is spelt so that the label's text can be read back.
+    pub(crate) fn is_legible(&self) -> bool {
+        let spelt = self.kind.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        spelt && (1..=32).contains(&self.kind.len())
     }
 }
 
@@ -95,14 +108,10 @@ impl FromStr for Label {
         let parse = || {
             let kind_length = text.find(|c: char| c.is_ascii_digit())?;
             let (kind, numbers) = text.split_at(kind_length);
-            let named =
-                kind.len() <= 32 && kind.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
             let (block, layer) = numbers.split_once('.')?;
-            let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-            (named && !kind.is_empty() && digits(block) && digits(layer)).then_some(())?;
-            Some(Label::new(kind, block.parse().ok()?, layer.parse().ok()?))
+            Some(Label::new(kind, number(block)?, number(layer)?))
         };
-        parse().ok_or_else(|| ParseIdError {
+        parse().filter(Label::is_legible).ok_or_else(|| ParseIdError {
             expected: "a label such as `conv1.0` (kind, block, layer)",
             found: text.chars().take(40).collect(),
         })
@@ -254,7 +263,7 @@ impl Network {
 
     fn fresh(&mut self) -> NodeId {
         let id = NodeId(self.next);
-        self.next = self.next.saturating_add(1);
+        self.next += 1;
         id
     }
 }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::shape::{Shape, ShapeError};
+use crate::verify::MAX_ELEMENTS;
 use crate::weights::Role;
 
 /// Added to a variance before the square root unless a network says otherwise.
@@ -142,34 +143,18 @@ impl Op {
                 Ok(shape)
             }
             Op::Conv { filters, kernel, stride, padding, groups, .. } => {
-                let (channels, height, width) = image(self, inputs)?;
+                let input @ (channels, ..) = image(self, inputs)?;
                 if channels % groups != 0 {
                     let expected = format!("a divisor of the {channels} input channels");
                     return Err(self.parameter("groups", expected, groups));
                 }
-                Ok(Shape::Image {
-                    channels: filters,
-                    height: self.windows(height, kernel, stride, padding)?,
-                    width: self.windows(width, kernel, stride, padding)?,
-                })
+                Ok(self.slide(input, kernel, stride, padding)?.with_channels(filters))
             }
             Op::BatchNorm { .. } | Op::Relu | Op::Dropout { .. } => single(self, inputs),
             Op::MaxPool { size, stride, padding } => {
-                let (channels, height, width) = image(self, inputs)?;
-                Ok(Shape::Image {
-                    channels,
-                    height: self.windows(height, size, stride, padding)?,
-                    width: self.windows(width, size, stride, padding)?,
-                })
+                self.slide(image(self, inputs)?, size, stride, padding)
             }
-            Op::AveragePool { size, stride } => {
-                let (channels, height, width) = image(self, inputs)?;
-                Ok(Shape::Image {
-                    channels,
-                    height: self.windows(height, size, stride, 0)?,
-                    width: self.windows(width, size, stride, 0)?,
-                })
-            }
+            Op::AveragePool { size, stride } => self.slide(image(self, inputs)?, size, stride, 0),
             Op::GlobalPool => {
                 let (channels, ..) = image(self, inputs)?;
                 Ok(Shape::Flat { features: channels })
@@ -301,21 +286,28 @@ impl Op {
         }
     }
 
-    /// How many windows fit into a padded side.
-    fn windows(
+    /// The windows that fit into a padded image, for every channel.
+    fn slide(
         &self,
-        side: usize,
+        (channels, height, width): (usize, usize, usize),
         window: usize,
         stride: usize,
         padding: usize,
-    ) -> Result<usize, ShapeError> {
-        let padded = side + 2 * padding;
-        if padded < window {
-            let expected = format!("at most the padded input's side {padded}");
+    ) -> Result<Shape, ShapeError> {
+        let [height, width] = [height, width].map(|side| side.saturating_add(2 * padding));
+        let padded = Shape::Image { channels, height, width };
+        let side = height.min(width);
+        if side < window {
+            let expected = format!("at most the padded input's side {side}");
             let parameter = if matches!(self, Op::Conv { .. }) { "kernel" } else { "size" };
             return Err(self.parameter(parameter, expected, window));
         }
-        Ok((padded - window) / stride + 1)
+        if padding > 0 && padded.elements() > MAX_ELEMENTS {
+            let expected = format!("less, as {padded} padded is more than {MAX_ELEMENTS} numbers");
+            return Err(self.parameter("padding", expected, padding));
+        }
+        let windows = |side: usize| (side - window) / stride + 1;
+        Ok(Shape::Image { channels, height: windows(height), width: windows(width) })
     }
 
     fn parameter(

@@ -33,13 +33,14 @@ fn parse(text: &str, suffixes: &[(&str, f64)]) -> Option<u64> {
     let number: f64 = number.parse().ok()?;
     let (_, scale) = suffixes.iter().find(|(name, _)| *name == suffix.trim())?;
     let value = number * scale;
-    (value.is_finite() && (0.0..1e18).contains(&value)).then_some(value as u64)
+    (value.is_finite() && (0.0..1e18).contains(&value)).then_some(value.round() as u64)
 }
 
-/// The number with the largest suffix that keeps it at least 1, and up to three digits.
+/// The number with the largest suffix that keeps it at least 1, to two decimals below 10 and one
+/// below 100.
 fn show(value: u64, suffixes: &[(&str, f64)]) -> String {
-    let fits = suffixes.iter().filter(|(_, scale)| value as f64 >= *scale);
-    let (suffix, scale) = fits.last().unwrap_or(&suffixes[0]);
+    let fits = |(_, scale): &&(&str, f64)| value as f64 >= *scale;
+    let (suffix, scale) = suffixes.iter().rfind(fits).unwrap_or(&suffixes[0]);
     let number = value as f64 / scale;
     let decimals =
         usize::from(number < 100.0 && *scale > 1.0) + usize::from(number < 10.0 && *scale > 1.0);
@@ -123,6 +124,8 @@ mod tests {
         );
         assert_eq!(Count(133_530).to_string(), "134k");
         assert_eq!(Count(42).to_string(), "42");
+        let limits: Limits = toml::from_str("macs = \"1.001k\"\nmemory = 5").unwrap();
+        assert_eq!(limits.macs.0, 1_001, "1.001 * 1000 is a little less than 1001 in binary");
     }
 
     #[test]

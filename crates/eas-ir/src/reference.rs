@@ -91,7 +91,8 @@ impl Gradients for Reference {
 /// The value of every node.
 fn evaluate(model: &Model, images: &Images, mode: Mode) -> anyhow::Result<Values> {
     let shape = model.input_shape();
-    let (_, channels, height, width) = images.dim();
+    let (batch, channels, height, width) = images.dim();
+    ensure!(batch > 0, "expected at least one image, found none");
     let expected = match shape {
         crate::Shape::Image { channels, height, width } => (channels, height, width),
         crate::Shape::Flat { features } => (features, 1, 1),

@@ -9,26 +9,27 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array4};
+use ndarray::{Array, Array2, Array4, ArrayD, Dimension, IxDyn};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Model, ModelError};
 use crate::network::Network;
-use crate::text::{FORMAT, NetworkError, NodeText};
-use crate::weights::{ParamId, Weights, tensor};
+use crate::text::{FORMAT, NetworkError, read};
+use crate::weights::{ParamId, Weights};
 
 const NETWORK: &str = "network.toml";
 const WEIGHTS: &str = "weights.safetensors";
 const PROBE_IMAGES: &str = "probe.images";
 const PROBE_LOGITS: &str = "probe.logits";
 
-/// The longest `network.toml` that is read: far more than [`MAX_NODES`](crate::MAX_NODES) nodes.
-const LONGEST_NETWORK: u64 = 8 << 20;
+/// The longest `network.toml` that is read: twice what [`MAX_NODES`](crate::MAX_NODES) nodes with
+/// long labels take.
+const LONGEST_NETWORK: u64 = 4 << 20;
 /// The longest `weights.safetensors` that is read.
 const LONGEST_WEIGHTS: u64 = 10 << 30;
-/// The most classes and colours that metadata may name.
-const MOST_NAMES: usize = 100_000;
+/// The most characters of another library's message that are passed on: it may quote a hostile file.
+const LONGEST_MESSAGE: usize = 400;
 
 /// How images become what a network reads: `(pixel / 255 - mean) / deviation`, a number a channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,6 +82,14 @@ pub enum LoadError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// A folder that a model can't be written to.
+    #[error("{}: expected the name of a new folder or of an earlier model, found {found}", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
     /// A file is longer than any real one.
     #[error("{}: expected at most {limit} bytes, found {found}", .path.display())]
     TooLong {
@@ -91,7 +100,7 @@ pub enum LoadError {
         /// Its length.
         found: u64,
     },
-    /// `network.toml` is no network.
+    /// `network.toml` is no text, no TOML, or not the TOML of a network.
     #[error("{}:{line}:{column}: {message}", .path.display())]
     Syntax {
         /// The file.
@@ -147,21 +156,9 @@ pub enum LoadError {
     },
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileText {
-    format: u32,
-    #[serde(default)]
-    next: u32,
-    #[serde(default)]
-    metadata: MetadataText,
-    #[serde(default)]
-    node: Vec<NodeText>,
-}
-
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MetadataText {
+pub(crate) struct MetadataText {
     #[serde(default)]
     classes: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -170,59 +167,84 @@ struct MetadataText {
 
 impl SavedModel {
     /// Writes the folder `directory`, which must not exist or be an earlier model: into a sibling
-    /// first, then by renaming, so that no reader sees half a model.
+    /// first, then by renaming. Wherever it is cut off, [`SavedModel::load`] finds the whole new model
+    /// or the whole old one, and the next save clears away what is left. One process at a time may
+    /// save to a folder.
     ///
     /// # Errors
-    /// What the file system says.
+    /// Metadata that doesn't fit the model; a folder with other files in it; what the file system
+    /// says.
     pub fn save(&self, directory: &Path) -> Result<(), LoadError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |error| LoadError::Io { path, error }
-        };
-        let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let parent = directory.parent().unwrap_or(Path::new(""));
-        let sibling =
-            |purpose: &str| parent.join(format!(".{name}.{purpose}-{}", std::process::id()));
-        let fresh = sibling("new");
-        if !parent.as_os_str().is_empty() {
-            fs::create_dir_all(parent).map_err(io(parent))?;
+        let network_path = directory.join(NETWORK);
+        self.metadata
+            .check(&self.model)
+            .map_err(|message| LoadError::Metadata { path: network_path, message })?;
+        if directory.file_name().is_none() {
+            let found = "no name".to_owned();
+            return Err(LoadError::Folder { path: directory.to_owned(), found });
         }
-        fs::create_dir_all(&fresh).map_err(io(&fresh))?;
-        self.write_files(&fresh)?;
+        let (fresh, old) = (sibling(directory, "new"), sibling(directory, "old"));
+        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        at(parent, fs::create_dir_all(parent))?;
+        if whole(directory) == old {
+            at(directory, fs::rename(&old, directory))?;
+        }
         if directory.exists() {
-            let old = sibling("old");
-            fs::rename(directory, &old).map_err(io(directory))?;
-            fs::rename(&fresh, directory).map_err(io(directory))?;
-            fs::remove_dir_all(&old).map_err(io(&old))?;
-        } else {
-            fs::rename(&fresh, directory).map_err(io(directory))?;
+            check_replaceable(directory)?;
         }
-        Ok(())
+        for stale in [&fresh, &old] {
+            if stale.exists() {
+                at(stale, fs::remove_dir_all(stale))?;
+            }
+        }
+        self.write_files(&fresh).inspect_err(|_| {
+            // What was written of it only takes room; the error that stopped it matters more.
+            let _ = fs::remove_dir_all(&fresh);
+        })?;
+        let replaces = directory.exists();
+        if replaces {
+            at(directory, fs::rename(directory, &old))?;
+        }
+        at(directory, fs::rename(&fresh, directory))?;
+        at(parent, sync_directory(parent))?;
+        if replaces { at(&old, fs::remove_dir_all(&old)) } else { Ok(()) }
     }
 
     fn write_files(&self, directory: &Path) -> Result<(), LoadError> {
-        let write = |name: &str, bytes: &[u8]| {
+        let write = |name: &str, limit: u64, bytes: &[u8]| {
             let path = directory.join(name);
+            let found = bytes.len() as u64;
+            if found > limit {
+                return Err(LoadError::TooLong { path, limit, found });
+            }
             let written = File::create(&path).and_then(|mut file| {
                 file.write_all(bytes)?;
                 file.sync_all()
             });
-            written.map_err(|error| LoadError::Io { path, error })
+            at(&path, written)
         };
-        write(NETWORK, self.network_text().as_bytes())?;
-        write(WEIGHTS, &self.weight_bytes(directory)?)
+        at(directory, fs::create_dir(directory))?;
+        write(NETWORK, LONGEST_NETWORK, self.network_text().as_bytes())?;
+        write(WEIGHTS, LONGEST_WEIGHTS, &self.weight_bytes(directory)?)?;
+        at(directory, sync_directory(directory))
     }
 
     fn network_text(&self) -> String {
+        #[derive(Serialize)]
+        struct Header {
+            format: u32,
+            next: u32,
+            metadata: MetadataText,
+        }
         let metadata = MetadataText {
             classes: self.metadata.classes.clone(),
             normalisation: self.metadata.normalisation.clone(),
         };
-        let metadata = toml::to_string(&metadata).expect("names and numbers have a TOML form");
-        let metadata = metadata.replace("[normalisation]", "[metadata.normalisation]");
-        let nodes = self.model.network().nodes_to_toml();
-        let (next, nodes) = nodes.split_once('\n').expect("the text begins with `next`");
-        format!("format = {FORMAT}\n{next}\n\n[metadata]\n{metadata}{nodes}")
+        let network = self.model.network();
+        let header = Header { format: FORMAT, next: network.next(), metadata };
+        let header = toml::to_string(&header).expect("names and numbers have a TOML form");
+        header + &network.nodes_to_toml()
     }
 
     fn weight_bytes(&self, directory: &Path) -> Result<Vec<u8>, LoadError> {
@@ -257,27 +279,19 @@ impl SavedModel {
         safetensors::serialize(views, None).map_err(damaged)
     }
 
-    /// Reads a folder.
+    /// Reads a folder, or the earlier model that a save which was cut off left beside it.
     ///
     /// # Errors
     /// Whatever is wrong with it: the file, the place in it, what was expected and what was found.
     pub fn load(directory: &Path) -> Result<Self, LoadError> {
+        let directory = whole(directory);
         let path = directory.join(NETWORK);
-        let text = read_network(&path)?;
-        if text.metadata.classes.len() > MOST_NAMES {
-            let message = format!("expected at most {MOST_NAMES} classes");
-            return Err(LoadError::Metadata { path, message });
-        }
-        let network = Network::from_text(text.next, text.node);
-        network
-            .verify()
-            .map_err(|error| LoadError::Network { path: path.clone(), error: error.into() })?;
+        let (network, MetadataText { classes, normalisation }) = read_network(&path)?;
         let weights_path = directory.join(WEIGHTS);
         let bytes = read_bounded(&weights_path, LONGEST_WEIGHTS)?;
         let (weights, probe) = read_weights(&weights_path, &bytes)?;
         let model = Model::new(network, weights)
-            .map_err(|error| LoadError::Model { path: weights_path.clone(), error })?;
-        let MetadataText { classes, normalisation } = text.metadata;
+            .map_err(|error| LoadError::Model { path: weights_path, error })?;
         let metadata = Metadata { classes, normalisation, probe };
         metadata.check(&model).map_err(|message| LoadError::Metadata { path, message })?;
         Ok(SavedModel { model, metadata })
@@ -316,12 +330,15 @@ impl Metadata {
                 }
                 crate::Shape::Flat { features } => features == channels * height * width,
             };
-            if !fits || logits.dim() != (count, classes) {
+            if !fits || count == 0 || logits.dim() != (count, classes) {
                 return Err(format!(
                     "the probe of shape {:?} with logits {:?} doesn't fit the network",
                     images.shape(),
                     logits.shape()
                 ));
+            }
+            if !logits.iter().all(|logit| logit.is_finite()) {
+                return Err("the probe: expected finite logits".to_owned());
             }
         }
         Ok(())
@@ -334,99 +351,122 @@ impl Network {
     /// # Errors
     /// As [`SavedModel::load`].
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        let path = if path.is_dir() { path.join(NETWORK) } else { path.to_owned() };
-        let text = read_network(&path)?;
-        let network = Network::from_text(text.next, text.node);
-        match network.verify() {
-            Ok(_) => Ok(network),
-            Err(error) => Err(LoadError::Network { path, error: error.into() }),
-        }
+        let path = whole(path);
+        let file = if path.is_dir() { path.join(NETWORK) } else { path };
+        read_network(&file).map(|(network, _)| network)
     }
 }
 
+/// What the system says, with the path it says it of.
+fn at<T>(path: &Path, result: std::io::Result<T>) -> Result<T, LoadError> {
+    result.map_err(|error| LoadError::Io { path: path.to_owned(), error })
+}
+
+/// A hidden folder beside a model's, for the time of a save: `new` is being written, `old` is the
+/// earlier model between the two renames.
+fn sibling(directory: &Path, purpose: &str) -> PathBuf {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    directory.with_file_name(format!(".{name}.{purpose}"))
+}
+
+/// The folder itself, or the earlier model beside it where a save was cut off between its renames.
+fn whole(directory: &Path) -> PathBuf {
+    let old = sibling(directory, "old");
+    if !directory.exists() && old.exists() { old } else { directory.to_owned() }
+}
+
+/// Refuses to replace, and so to delete, anything that isn't a model.
+fn check_replaceable(directory: &Path) -> Result<(), LoadError> {
+    let refuse = |found| Err(LoadError::Folder { path: directory.to_owned(), found });
+    if !directory.is_dir() {
+        return refuse("a file".to_owned());
+    }
+    for entry in at(directory, fs::read_dir(directory))? {
+        let name = at(directory, entry)?.file_name();
+        if name != NETWORK && name != WEIGHTS {
+            return refuse(format!("a folder with `{}` in it", name.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder last beyond a power cut; only Unix can open a folder for it.
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
+}
+
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
-    let io = |error| LoadError::Io { path: path.to_owned(), error };
-    let file = File::open(path).map_err(io)?;
-    let found = file.metadata().map_err(io)?.len();
+    // Opening a pipe would wait for a writer, and a device never ends.
+    let metadata = at(path, fs::metadata(path))?;
+    if !metadata.is_file() {
+        return at(path, Err(std::io::Error::other("expected a file, found a folder or device")));
+    }
+    let found = metadata.len();
     if found > limit {
         return Err(LoadError::TooLong { path: path.to_owned(), limit, found });
     }
     let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes).map_err(io)?;
+    at(path, File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)))?;
     Ok(bytes)
 }
 
-fn read_network(path: &Path) -> Result<FileText, LoadError> {
+/// The verified network and the metadata of a `network.toml`.
+fn read_network(path: &Path) -> Result<(Network, MetadataText), LoadError> {
     let bytes = read_bounded(path, LONGEST_NETWORK)?;
-    let text = String::from_utf8(bytes).map_err(|error| LoadError::Metadata {
+    let syntax = |before: &str, message: &str| LoadError::Syntax {
         path: path.to_owned(),
-        message: format!("expected text in UTF-8, found other bytes ({})", error.utf8_error()),
+        line: before.matches('\n').count() + 1,
+        column: before.chars().rev().take_while(|c| *c != '\n').count() + 1,
+        message: excerpt(message),
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let (before, _) = bytes.split_at(error.valid_up_to());
+        syntax(&String::from_utf8_lossy(before), "expected text in UTF-8, found other bytes")
     })?;
-    let read: FileText = toml::from_str(&text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start).min(text.len());
-        let before = &text[..text.floor_char_boundary(start)];
-        LoadError::Syntax {
-            path: path.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before.chars().rev().take_while(|c| *c != '\n').count() + 1,
-            message: error.message().to_owned(),
+    read(text).map_err(|error| match error {
+        NetworkError::Syntax(error) => {
+            let start = error.span().map_or(0, |span| span.start).min(text.len());
+            syntax(&text[..text.floor_char_boundary(start)], error.message())
         }
-    })?;
-    if read.format > FORMAT {
-        let error = NetworkError::Format(read.format);
-        return Err(LoadError::Network { path: path.to_owned(), error });
-    }
-    Ok(read)
+        error @ (NetworkError::Format(_) | NetworkError::Rules(_)) => {
+            LoadError::Network { path: path.to_owned(), error }
+        }
+    })
+}
+
+/// The beginning of another library's message.
+fn excerpt(message: &str) -> String {
+    message.chars().take(LONGEST_MESSAGE).collect()
 }
 
 fn read_weights(path: &Path, bytes: &[u8]) -> Result<(Weights, Option<Probe>), LoadError> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| LoadError::Safetensors {
         path: path.to_owned(),
-        message: error.to_string(),
+        message: excerpt(&error.to_string()),
     })?;
+    // By name, so that of several faults the same one is always reported.
+    let mut tensors = file.tensors();
+    tensors.sort_by(|(name, _), (other, _)| name.cmp(other));
     let wrong = |tensor: &str, message: String| LoadError::Tensor {
         path: path.to_owned(),
         tensor: tensor.chars().take(80).collect(),
         message,
     };
     let (mut weights, mut images, mut logits) = (Weights::new(), None, None);
-    for (name, view) in file.iter() {
-        let shape = view.shape();
-        let shaped = |expected: Dtype| {
-            if view.dtype() == expected {
-                Ok(view.data())
-            } else {
-                let found = view.dtype();
-                Err(wrong(name, format!("expected {expected:?} values, found {found:?}")))
+    for (name, view) in tensors {
+        let mut keep = || -> Result<(), String> {
+            match name.as_str() {
+                PROBE_IMAGES => images = Some(shaped(&view, content(&view, Dtype::U8)?.to_vec())?),
+                PROBE_LOGITS => logits = Some(shaped(&view, floats(&view)?)?),
+                _ => {
+                    let id: ParamId = name.parse().map_err(|error| format!("{error}"))?;
+                    let values: ArrayD<f32> = shaped(&view, floats(&view)?)?;
+                    weights.insert(id, values.into_shared());
+                }
             }
+            Ok(())
         };
-        let floats = |bytes: &[u8]| -> Vec<f32> {
-            let words = bytes.chunks_exact(4);
-            words.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
-        };
-        let unfit = |_| wrong(name, format!("the shape {shape:?} doesn't fit its name"));
-        match name {
-            PROBE_IMAGES => {
-                let dimensions: [usize; 4] = shape.try_into().map_err(unfit)?;
-                let values = shaped(Dtype::U8)?.to_vec();
-                images = Some(
-                    Array4::from_shape_vec(dimensions, values)
-                        .map_err(|error| wrong(name, error.to_string()))?,
-                );
-            }
-            PROBE_LOGITS => {
-                let dimensions: [usize; 2] = shape.try_into().map_err(unfit)?;
-                let values = floats(shaped(Dtype::F32)?);
-                logits = Some(
-                    Array2::from_shape_vec(dimensions, values)
-                        .map_err(|error| wrong(name, error.to_string()))?,
-                );
-            }
-            _ => {
-                let id: ParamId = name.parse().map_err(|error| wrong(name, format!("{error}")))?;
-                weights.insert(id, tensor(shape, floats(shaped(Dtype::F32)?)));
-            }
-        }
+        keep().map_err(|message| wrong(&name, message))?;
     }
     let probe = match (images, logits) {
         (Some(images), Some(logits)) => Some(Probe { images, logits }),
@@ -435,4 +475,22 @@ fn read_weights(path: &Path, bytes: &[u8]) -> Result<(Weights, Option<Probe>), L
         (None, Some(_)) => return Err(wrong(PROBE_IMAGES, "missing beside probe.logits".into())),
     };
     Ok((weights, probe))
+}
+
+fn content<'a>(view: &TensorView<'a>, expected: Dtype) -> Result<&'a [u8], String> {
+    match view.dtype() {
+        found if found == expected => Ok(view.data()),
+        found => Err(format!("expected {expected:?} values, found {found:?}")),
+    }
+}
+
+fn floats(view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+    let words = content(view, Dtype::F32)?.chunks_exact(4);
+    Ok(words.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+}
+
+fn shaped<T, D: Dimension>(view: &TensorView<'_>, values: Vec<T>) -> Result<Array<T, D>, String> {
+    ArrayD::from_shape_vec(IxDyn(view.shape()), values)
+        .and_then(ArrayD::into_dimensionality)
+        .map_err(|_| excerpt(&format!("the shape {:?} doesn't fit its name", view.shape())))
 }

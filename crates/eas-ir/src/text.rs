@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::network::{Label, Network, Node, NodeId};
-use crate::op::Op;
+use crate::op::{BATCH_NORM_EPSILON, Op};
+use crate::saved::MetadataText;
 use crate::verify::Violations;
 
 /// The version of the file format; readers refuse a newer one.
@@ -25,25 +26,33 @@ pub enum NetworkError {
     Rules(#[from] Violations),
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NetworkText {
+/// The one key that every version of the format has.
+#[derive(Deserialize)]
+struct Version {
     format: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileText {
+    #[serde(rename = "format")]
+    _format: u32,
     #[serde(default)]
     next: u32,
+    #[serde(default)]
+    metadata: MetadataText,
     #[serde(default)]
     node: Vec<NodeText>,
 }
 
 /// A node as it stands in the file.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct NodeText {
+struct NodeText {
     id: NodeId,
     op: Op,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     inputs: Vec<NodeId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     label: Option<Label>,
 }
 
@@ -56,12 +65,12 @@ impl From<NodeText> for Node {
 impl Network {
     /// The network as TOML: a `[[node]]` table each, in topological order.
     pub fn to_toml(&self) -> String {
-        format!("format = {FORMAT}\n{}", self.nodes_to_toml())
+        format!("format = {FORMAT}\nnext = {}\n{}", self.next(), self.nodes_to_toml())
     }
 
-    /// [`Network::to_toml`] without its first line, for files that hold more than a network.
+    /// The `[[node]]` tables alone, for files that hold more than a network.
     pub(crate) fn nodes_to_toml(&self) -> String {
-        let mut text = format!("next = {}\n", self.next());
+        let mut text = String::new();
         for node in self.nodes() {
             text += &format!("\n[[node]]\nid = \"{}\"\nop = {}\n", node.id, inline(&node.op));
             if !node.inputs.is_empty() {
@@ -74,24 +83,26 @@ impl Network {
         text
     }
 
-    /// Reads what [`Network::to_toml`] writes, and checks it.
+    /// Reads what [`Network::to_toml`] writes, or a model's `network.toml`, and checks it.
     ///
     /// # Errors
     /// Text that is no TOML, no network, or breaks the rules of [`Network::verify`].
     pub fn from_toml(text: &str) -> Result<Self, NetworkError> {
-        let read: NetworkText = toml::from_str(text)?;
-        if read.format > FORMAT {
-            return Err(NetworkError::Format(read.format));
-        }
-        let network = Self::from_text(read.next, read.node);
-        network.verify()?;
-        Ok(network)
+        read(text).map(|(network, _)| network)
     }
+}
 
-    /// The network of these nodes, not yet verified.
-    pub(crate) fn from_text(next: u32, nodes: Vec<NodeText>) -> Self {
-        Network::from_nodes(next, nodes.into_iter().map(Node::from).collect())
+/// The verified network and the metadata of a `network.toml`.
+pub(crate) fn read(text: &str) -> Result<(Network, MetadataText), NetworkError> {
+    // The version comes first: a newer file may have keys that this version doesn't know.
+    let Version { format } = toml::from_str(text)?;
+    if format > FORMAT {
+        return Err(NetworkError::Format(format));
     }
+    let file: FileText = toml::from_str(text)?;
+    let network = Network::from_nodes(file.next, file.node.into_iter().map(Node::from).collect());
+    network.verify()?;
+    Ok((network, file.metadata))
 }
 
 /// A value on one line.
@@ -154,6 +165,9 @@ impl fmt::Display for Op {
                 if bias { write!(out, " bias") } else { Ok(()) }
             }
             Op::Dropout { rate } => write!(out, " {rate}"),
+            Op::BatchNorm { epsilon } if epsilon != BATCH_NORM_EPSILON => {
+                write!(out, " epsilon {epsilon}")
+            }
             Op::BatchNorm { .. }
             | Op::Relu
             | Op::GlobalPool

@@ -1,7 +1,8 @@
 //! The rules of a network. [`Network::verify`] checks all of them and collects every violation:
 //!
 //! 1. There is at least one node and at most [`MAX_NODES`].
-//! 2. No id stands twice.
+//! 2. No id stands twice, and the number of the next node is at most [`MAX_NEXT`], so that edits never
+//!    run out of ids.
 //! 3. Every input names a node that comes earlier, so that the order is topological and no cycle is
 //!    possible.
 //! 4. There is exactly one input operation, and it comes first.
@@ -9,19 +10,23 @@
 //! 6. Every operation takes the number and kind of inputs it is given, and its parameters are in
 //!    their ranges ([`Op::output_shape`]).
 //! 7. The output is flat: one logit a class.
-//! 8. No value of one image has more than [`MAX_ELEMENTS`] numbers, and all parameters together no
-//!    more than [`MAX_PARAMETERS`]: a file can't make a reader allocate what it merely claims.
+//! 8. No value of one image, its padding included, has more than [`MAX_ELEMENTS`] numbers, and all
+//!    parameters together no more than [`MAX_PARAMETERS`]: a file can't make a reader allocate what
+//!    it merely claims.
+//! 9. A label's kind is 1 to 32 lowercase letters and underscores, so that its text can be read back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Index;
 
-use crate::network::{Network, NodeId};
+use crate::network::{Label, Network, NodeId};
 use crate::op::Op;
 use crate::shape::{Shape, ShapeError};
 
 /// The most nodes a network may have.
 pub const MAX_NODES: usize = 10_000;
+/// The largest number that the next new node may have.
+pub const MAX_NEXT: u32 = 1 << 31;
 /// The most numbers one image's value at a node may have.
 pub const MAX_ELEMENTS: usize = 1 << 28;
 /// The most parameters a network may have.
@@ -63,6 +68,9 @@ pub enum Violation {
     /// Rule 2.
     #[error("{0}: this id stands twice")]
     DuplicateId(NodeId),
+    /// Rule 2, the next id.
+    #[error("expected a next id of at most {MAX_NEXT}, found {0}")]
+    Next(u32),
     /// Rule 3, an input that is no node.
     #[error("{node}: input {input} isn't a node of the network")]
     Dangling {
@@ -112,7 +120,20 @@ pub enum Violation {
     /// Rule 8, parameters.
     #[error("expected at most {MAX_PARAMETERS} parameters, found {0}")]
     Parameters(u64),
+    /// Rule 9.
+    #[error(
+        "{node}: expected a label of a kind of 1 to 32 lowercase letters and underscores, found {label:?}"
+    )]
+    Label {
+        /// The node.
+        node: NodeId,
+        /// Its label.
+        label: Label,
+    },
 }
+
+/// How many violations a message names: a hostile file can have a million.
+const SHOWN: usize = 20;
 
 /// Every rule that a network breaks, in the order found; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,13 +148,16 @@ impl Violations {
 
 impl fmt::Display for Violations {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, violation) in self.0.iter().enumerate() {
+        for (index, violation) in self.0.iter().take(SHOWN).enumerate() {
             if index > 0 {
                 out.write_str("; ")?;
             }
             write!(out, "{violation}")?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(out, "; and {more} more"),
+        }
     }
 }
 
@@ -160,7 +184,11 @@ impl Network {
 
 fn check_graph(network: &Network, violations: &mut Vec<Violation>) {
     let all: BTreeSet<NodeId> = network.nodes().iter().map(|node| node.id).collect();
-    let read: BTreeSet<NodeId> = network.nodes().iter().flat_map(|n| n.inputs.clone()).collect();
+    let read: BTreeSet<NodeId> =
+        network.nodes().iter().flat_map(|node| &node.inputs).copied().collect();
+    if network.next() > MAX_NEXT {
+        violations.push(Violation::Next(network.next()));
+    }
     let mut seen = BTreeSet::new();
     for node in network.nodes() {
         for &input in &node.inputs {
@@ -172,6 +200,9 @@ fn check_graph(network: &Network, violations: &mut Vec<Violation>) {
         }
         if !seen.insert(node.id) {
             violations.push(Violation::DuplicateId(node.id));
+        }
+        if let Some(label) = node.label.as_ref().filter(|label| !label.is_legible()) {
+            violations.push(Violation::Label { node: node.id, label: label.clone() });
         }
     }
     let inputs: Vec<_> =

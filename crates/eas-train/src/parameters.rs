@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use eas_ir::{Model, ModelError, Network, ParamId, Role, Weights, tensor};
 
 /// Where one parameter stands in the buffer.
@@ -43,10 +43,11 @@ pub struct FlatParameters {
 }
 
 impl FlatParameters {
-    /// Copies of a model's parameters, and of momentum where there is some.
+    /// Copies of a model's parameters, and of their momentum: 0 for a parameter that has none in
+    /// `momentum`; what `momentum` has besides trainable parameters of this model is left out.
     ///
     /// # Errors
-    /// Momentum of another shape than its parameter.
+    /// Momentum of another shape than its parameter, or that is not finite.
     pub fn new(model: &Model, momentum: Option<&Weights>) -> anyhow::Result<Self> {
         let mut flat =
             FlatParameters { slots: Vec::new(), values: Vec::new(), momentum: Vec::new() };
@@ -54,16 +55,20 @@ impl FlatParameters {
             let (start, length) = (flat.values.len(), weights.len());
             let shape = weights.shape().to_vec();
             flat.values.extend(weights.iter());
-            match momentum.and_then(|momentum| momentum.get(id)) {
-                Some(known) => {
-                    ensure!(
-                        known.shape() == shape,
-                        "momentum of {id}: expected shape {shape:?}, found {:?}",
-                        known.shape()
-                    );
-                    flat.momentum.extend(known.iter());
+            let known = momentum.filter(|_| id.role.trainable()).and_then(|all| all.get(id));
+            if let Some(known) = known {
+                ensure!(
+                    known.shape() == shape,
+                    "momentum of {id}: expected shape {shape:?}, found {:?}",
+                    known.shape()
+                );
+                let wrong = known.iter().find(|value| !value.is_finite());
+                if let Some(wrong) = wrong {
+                    bail!("momentum of {id}: expected finite values, found {wrong}");
                 }
-                None => flat.momentum.resize(start + length, 0.0),
+                flat.momentum.extend(known.iter());
+            } else {
+                flat.momentum.resize(start + length, 0.0);
             }
             flat.slots.push(Slot { id: *id, shape, start, length });
         }

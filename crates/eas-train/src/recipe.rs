@@ -115,8 +115,9 @@ impl Recipe {
         }
     }
 
-    /// The learning rate of a step, of `steps` an epoch has. Epochs beyond the recipe's own keep the
-    /// last rate.
+    /// The learning rate of a step, of `steps` an epoch has: it rises in equal parts, to its highest
+    /// at the last step of warming up, and falls by the schedule over the epochs that are left.
+    /// Beyond the recipe's own epochs a cosine stays at 0.
     pub fn rate(&self, epoch: usize, step: usize, steps: usize) -> f64 {
         let done = epoch as f64 + step as f64 / steps.max(1) as f64;
         if epoch < self.warmup_epochs {

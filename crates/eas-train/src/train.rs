@@ -7,7 +7,7 @@ use eas_ir::{Images, Mode, Model, Rng, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Batches, Split, TrainingData};
-use crate::engine::{Engine, StepOptions};
+use crate::engine::{Engine, Program, StepOptions};
 use crate::parameters::FlatParameters;
 use crate::recipe::Recipe;
 
@@ -21,7 +21,8 @@ pub struct EpochRecord {
     pub training_loss: f64,
     /// Share of its training images classified right, as they came.
     pub training_accuracy: f64,
-    /// Share of the validation images classified right behind it, if it was measured.
+    /// Share of the validation images classified right behind it, where it was measured and there
+    /// are any.
     pub validation_accuracy: Option<f64>,
     /// Learning rate of its first step.
     pub learning_rate: f64,
@@ -96,9 +97,9 @@ pub enum TrainingEnd {
 /// A training's result.
 #[derive(Clone, Debug)]
 pub struct Training {
-    /// The model as it stands; of the last epoch that was done where the training diverged.
+    /// The model behind the last epoch that was done; the one that was given where none was.
     pub model: Model,
-    /// Its momentum.
+    /// Its momentum, of every trainable parameter.
     pub momentum: Weights,
     /// Every epoch that was done.
     pub epochs: Vec<EpochRecord>,
@@ -107,8 +108,9 @@ pub struct Training {
 }
 
 /// Trains a model for some epochs of a recipe. The order of the images, their augmentation and
-/// dropout are functions of `rng`, the epoch and the step alone. `measure` says after which epochs
-/// the validation images are classified.
+/// dropout are functions of `rng`, the epoch and the step alone, so that going on from the model and
+/// momentum of a training that was stopped gives what never stopping gives. `measure` says after
+/// which epochs the validation images are classified, if there are any.
 ///
 /// # Errors
 /// Data that don't fit the model, or an engine's failure. Divergence is an end, not an error.
@@ -189,12 +191,11 @@ pub fn train_from(
             break;
         }
         safe.clone_from(&parameters);
-        // A final training may have the validation images among its own.
-        let validation_accuracy = if measure(epoch) && !data.validation.is_empty() {
-            Some(classify(program.as_mut(), &parameters, data, &data.validation)?.share())
-        } else {
-            None
-        };
+        let measured = measure(epoch) && !data.validation.is_empty();
+        let validation_accuracy = measured
+            .then(|| classify(program.as_mut(), &parameters, data, &data.validation))
+            .transpose()?
+            .map(|accuracy| accuracy.share());
         let record = EpochRecord {
             epoch,
             training_loss: loss / images.max(1) as f64,
@@ -249,7 +250,7 @@ pub fn accuracy(
 const CHUNK: usize = 512;
 
 fn classify(
-    program: &mut dyn crate::engine::Program,
+    program: &mut dyn Program,
     parameters: &FlatParameters,
     data: &TrainingData,
     split: &Split,

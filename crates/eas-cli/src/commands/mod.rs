@@ -36,8 +36,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(args) => args,
         Err(error) => {
             let asked = !error.use_stderr();
-            // clap's own text, with its colours where there is a terminal; its reader may be gone.
-            let _ = error.print();
+            print::usage(&error);
             return if asked { exit::SUCCESS } else { exit::BAD_INPUT };
         }
     };
@@ -112,10 +111,15 @@ pub(crate) fn plan_of(spec: Option<&Path>, overrides: &SpecArgs) -> anyhow::Resu
     let (name, text, directory) = match spec {
         None => ("quickstart.toml".to_owned(), QUICKSTART.to_owned(), Path::new("")),
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                bad_input(format!("can't read the spec {}: {error}", path.display()))
+            let name = path.display().to_string();
+            let bytes = std::fs::read(path)
+                .map_err(|error| bad_input(format!("can't read the spec {name}: {error}")))?;
+            let text = String::from_utf8(bytes).map_err(|error| {
+                let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+                bad_input(format!("{name}:{line}: expected text in UTF-8, found other bytes"))
             })?;
-            (path.display().to_string(), text, path.parent().unwrap_or(Path::new("")))
+            (name, text, path.parent().unwrap_or(Path::new("")))
         }
     };
     let mut set = overrides.set.clone();

@@ -153,7 +153,7 @@ fn coordinate(
         Ok(found) => found,
         Err(error) if error.is::<Interrupted>() => {
             print::note(&format!(
-                "Interrupted. Nothing is lost: eas resume {} goes on",
+                "Interrupted. The trials that were done are in {}: eas trials {0}. To go on: eas resume {0}",
                 run.root().display()
             ));
             return Ok(exit::INTERRUPTED);

@@ -136,8 +136,9 @@ fn show_run(run: &Run, json: bool) -> anyhow::Result<u8> {
     let results = run.results()?;
     let report: Option<Report> = run.report()?;
     let children = || results.iter().filter(|result| result.purpose == Purpose::Child);
-    let best_child = children().filter(|result| result.accuracy().is_some()).max_by(|a, b| {
-        a.accuracy().partial_cmp(&b.accuracy()).unwrap_or(std::cmp::Ordering::Equal)
+    // Of several as good, the first: the search takes that one, too.
+    let best_child = children().filter(|result| result.accuracy().is_some()).min_by(|a, b| {
+        b.accuracy().partial_cmp(&a.accuracy()).unwrap_or(std::cmp::Ordering::Equal)
     });
     if json {
         print::json(&ShownRun {

@@ -15,6 +15,7 @@
 //!                 attempts/1/log.txt, epochs.jsonl, heartbeat.json, checkpoint-*.safetensors
 //!                            ending.json     how it ended, where it published nothing
 //!                 result.json        published once, when all else is in place
+//!                 model              leads to the trained model in the store
 //!     store/ab/cdef…/        models and momentum, named by the digest of their bytes
 //!     best/                  the model that is handed over
 //!     report.json            the final comparison; says when the test images were opened
@@ -389,6 +390,21 @@ impl Run {
         }
     }
 
+    /// Puts a trial's folder in order once its result is there: takes away what only an unfinished
+    /// trial needs, and lets `model` lead to its model.
+    pub(crate) fn settle(&self, result: &TrialResult) -> anyhow::Result<()> {
+        self.attempts(result.trial).iter().for_each(Attempt::tidy);
+        let Some(digest) = result.model else { return Ok(()) };
+        let link = self.trial(result.trial).join("model");
+        let object = Path::new("../../store").join(Store::name(digest));
+        match std::os::unix::fs::symlink(object, &link) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("can't make {}", link.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The published result of a trial, if there is one.
     pub(crate) fn published(&self, trial: TrialId) -> anyhow::Result<Option<TrialResult>> {
         let path = self.trial(trial).join("result.json");
@@ -414,7 +430,7 @@ impl Run {
         if let Some(result) = self.published(trial)? {
             return Ok(result);
         }
-        let ids: Vec<TrialId> = self.results()?.iter().map(|result| result.trial).collect();
+        let ids: Vec<u32> = self.results()?.iter().map(|result| result.trial.0).collect();
         match (ids.first(), ids.last()) {
             (Some(first), Some(last)) => bail!(
                 "{}: no finished trial {trial}; there are {first} to {last}",

@@ -44,9 +44,14 @@ impl Store {
         Store { root }
     }
 
-    fn object(&self, digest: Digest) -> PathBuf {
+    /// The path of an object within a store.
+    pub(super) fn name(digest: Digest) -> PathBuf {
         let name = digest.to_string();
-        self.root.join(&name[..2]).join(&name[2..])
+        Path::new(&name[..2]).join(&name[2..])
+    }
+
+    fn object(&self, digest: Digest) -> PathBuf {
+        self.root.join(Self::name(digest))
     }
 
     /// Takes a folder in; it is gone from where it was.

@@ -111,16 +111,76 @@ fn path_within(value: &DeValue<'_>, span: Range<usize>, place: usize) -> Option<
     }
 }
 
-/// serde's message with a suggestion, where it names what it would have taken.
-pub(super) fn with_suggestion(message: &str) -> String {
+/// The place of the value at this path, as far down as the spec has it written out; `None` where not
+/// even its first key is there.
+pub(super) fn place_of(table: &DeTable<'_>, path: &[&str]) -> Option<Range<usize>> {
+    let (first, rest) = path.split_first()?;
+    let (key, value) = table.get_key_value(*first)?;
+    match value.get_ref() {
+        DeValue::Table(below) => place_of(below, rest).or_else(|| Some(key.span())),
+        _ => Some(value.span()),
+    }
+}
+
+/// The entry of a list of texts that a message quotes. serde points at the whole list.
+pub(super) fn quoted_entry(
+    table: &DeTable<'_>,
+    list: &Range<usize>,
+    message: &str,
+) -> Option<Range<usize>> {
+    let path = path_at(table, list.start);
+    let (first, rest) = path.split_first()?;
+    let mut value = table.get(first.as_str())?.get_ref();
+    for key in rest {
+        value = match value {
+            DeValue::Table(table) => table.get(key.as_str())?.get_ref(),
+            DeValue::Array(array) => array.get(key.parse::<usize>().ok()?)?.get_ref(),
+            _ => return None,
+        };
+    }
+    let quoted = |entry: &&toml::Spanned<DeValue<'_>>| {
+        entry.get_ref().as_str().is_some_and(|text| message.contains(&format!("`{text}`")))
+    };
+    value.as_array()?.iter().find(quoted).map(toml::Spanned::span)
+}
+
+/// What serde calls types, and what people do.
+const TYPES: [(&str, &str); 8] = [
+    ("a nonzero u16", "a whole number from 1 to 65535"),
+    ("u16", "a whole number from 0 to 65535"),
+    ("u32", "a whole number from 0"),
+    ("u64", "a whole number from 0"),
+    ("usize", "a whole number from 0"),
+    ("f64", "a number"),
+    ("a sequence", "a list"),
+    ("a boolean", "true or false"),
+];
+
+/// serde's message in the words of a spec, with a suggestion where it names what it would have taken.
+pub(super) fn in_words(message: &str) -> String {
     let message = message.trim_end();
-    let Some((wrong, expected)) = message.split_once(", expected ") else {
+    let Some((found, expected)) = message.split_once(", expected ") else {
         return message.to_owned();
     };
-    let misspelt = wrong.split('`').nth(1);
-    let known = expected.split('`').skip(1).step_by(2);
-    match misspelt.and_then(|word| eas_ir::nearest(word, known)) {
-        Some(near) if wrong.starts_with("unknown") => format!("{message}; did you mean `{near}`?"),
-        _ => message.to_owned(),
+    for kind in ["invalid type: ", "invalid value: "] {
+        if let Some(found) = found.strip_prefix(kind) {
+            let words = TYPES.iter().find(|(name, _)| *name == expected);
+            let expected = match words {
+                Some((_, words)) => words,
+                None if expected.starts_with("struct ") => "a table",
+                None => expected,
+            };
+            let found = found.trim_end_matches(" as i128").replace("map", "a table");
+            return format!("expected {expected}, found {found}");
+        }
     }
+    if !found.starts_with("unknown") {
+        return message.to_owned();
+    }
+    let misspelt = found.split('`').nth(1);
+    let known = expected.split('`').skip(1).step_by(2);
+    let near = misspelt.and_then(|word| eas_ir::nearest(word, known));
+    let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let found = found.replacen("field", "key", 1).replacen("variant", "value", 1);
+    format!("{found}, expected {expected}{hint}")
 }

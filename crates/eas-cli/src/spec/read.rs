@@ -2,28 +2,34 @@
 
 use std::path::Path;
 
+use anyhow::ensure;
 use eas_controller::controllers;
 use eas_ir::{Built, Bytes, Registry};
-use eas_train::{Recipe, RecipeSpec, data_sets};
-use eas_transform::{Transforms, spaces, transforms};
+use eas_train::{DataSource, Recipe, RecipeSpec, data_sets};
+use eas_transform::{
+    Problem as StartProblem, Refusal, SearchSpace, Transforms, spaces, transforms,
+};
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::errors::{Problem, Source, SpecErrors, path_at, with_suggestion};
+use super::errors::{Problem, Source, SpecErrors, in_words, path_at, place_of, quoted_entry};
 use super::tables::{
-    DataKey, Duration, FinalTable, ParentKey, RunTable, SCHEMA, StageTable, TOP, WeightsKey,
+    DataKey, Duration, FINAL, FinalTable, ParentKey, RunTable, SCHEMA, StageTable, TOP, WeightsKey,
     default_start,
 };
 use crate::plan::{FinalWeights, Finals, Named, Plan, Running, Stage, StageParent};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
-/// The most trials that one run may ask for.
+/// The most trials that one stage may ask for, or the finals.
 const MOST_TRIALS: usize = 1_000_000;
+/// The most epochs of one trial: far above any real one, and so few that sums of them are numbers.
+const MOST_EPOCHS: usize = 1_000_000;
 
 /// Reads a spec, with `--set KEY=VALUE` arguments laid over it, and resolves it against the linked
-/// plugins. `name` is what messages call the file; relative paths start at `directory`.
+/// plugins. `name` is what messages call the file; relative paths start at `directory`. The data set is
+/// described and the start network built here, while the places of their keys are known.
 ///
 /// # Errors
 /// Everything that is found wrong, each with its place.
@@ -104,8 +110,7 @@ fn overlay_value<'a>(
                 let path = join(path, key.get_ref());
                 let length = list.len();
                 let index = key.get_ref().parse::<usize>().ok();
-                let entry = index.and_then(|index| list.get_mut(index));
-                let Some(entry) = entry else {
+                let Some(entry) = index.and_then(|index| list.get_mut(index)) else {
                     let expected = match length {
                         0 => "an empty list has no entries to set".to_owned(),
                         1 => "expected entry 0 of the list".to_owned(),
@@ -172,17 +177,21 @@ impl<'a> Reader<'a> {
         let space_table = table.remove("space");
         let space = self.one(space_table, "space", &spaces);
         let transform_table = table.remove("transform");
+        let before = self.problems.len();
         let chosen = self.any(transform_table, "transform", &transforms);
+        // One that is misspelt isn't missing, too.
+        let sound = self.problems.len() == before;
         let controller_table = table.remove("controller");
         let controller = self.one(controller_table, "controller", &controllers);
-        let start = self.recipe(&mut table, "start", default_start());
-        let child = self.recipe(&mut table, "child", Recipe::paper_child());
+        let start = self.recipe(&mut table, "start", default_start(), &[]);
+        let child = self.recipe(&mut table, "child", Recipe::paper_child(), &[]);
         let (finals_keys, finals_recipe) = self.finals(&mut table, &child);
-        let stages = self.stages(&mut table, &chosen);
+        let stages = self.stages(&mut table, sound.then_some(chosen.as_slice()));
         let run =
             self.value::<RunTable>(&mut table, "run").map_or_else(RunTable::default, |run| run.0);
 
         let (data, space, controller) = (data?, space?, controller?);
+        self.check_start(&data, &space, child.batch, directory);
         let mut transforms_text = toml::Table::new();
         let mut named = Vec::new();
         for Named { name, options, implementation } in chosen {
@@ -299,13 +308,75 @@ impl<'a> Reader<'a> {
 
     /// serde's error with its place in the spec.
     fn serde_problem(&mut self, error: &toml::de::Error, within: &str) {
-        let span = error.span();
-        let path = match &span {
-            Some(span) => path_at(&self.whole, span.start).join("."),
-            None => within.to_owned(),
-        };
+        self.serde_problem_among(error, within, &[]);
+    }
+
+    /// serde's error about a table that has keys which serde wasn't shown.
+    fn serde_problem_among(&mut self, error: &toml::de::Error, within: &str, keys: &[&str]) {
+        let Some(span) = error.span() else { return self.complaint(within, error.message()) };
+        let span = quoted_entry(&self.whole, &span, error.message()).unwrap_or(span);
+        let path = path_at(&self.whole, span.start).join(".");
         let path = if path.is_empty() { within.to_owned() } else { path };
-        self.problems.push(Problem { span, path, message: with_suggestion(error.message()) });
+        let keys: String = keys.iter().map(|key| format!("`{key}`, ")).collect();
+        let expected = format!("expected one of {keys}");
+        let message = in_words(&error.message().replacen("expected one of ", &expected, 1));
+        self.problems.push(Problem { span: Some(span), path, message });
+    }
+
+    /// What a plugin says of its options: it points at the key that the message begins with, where the
+    /// spec has it, else at the plugin's table.
+    fn complaint(&mut self, table: &str, message: &str) {
+        let key = message.split([':', ' ']).next().unwrap_or_default();
+        let keys: Vec<&str> = table.split('.').chain(key.split('.')).collect();
+        let span = place_of(&self.whole, &keys);
+        let written = span.as_ref().map(|span| path_at(&self.whole, span.start).join("."));
+        let path = written.unwrap_or_else(|| table.to_owned());
+        // `key = 3: expected 1 to 2` says what the line beneath it shows.
+        let message = match message.split_once(": ") {
+            Some((_, rest)) if path != table && rest.starts_with("expected") => rest,
+            _ => message,
+        };
+        self.problems.push(Problem { span, path, message: message.to_owned() });
+    }
+
+    /// Whether the data is there, and the space has a network for it.
+    fn check_start(
+        &mut self,
+        data: &Named<dyn DataSource>,
+        space: &Named<dyn SearchSpace>,
+        batch: usize,
+        directory: &Path,
+    ) {
+        let (data_table, space_table) = (join("data", &data.name), join("space", &space.name));
+        let source = &data.implementation;
+        let known = source.describe(directory).and_then(|known| {
+            let options = source.options();
+            options.check(&known)?;
+            ensure!(
+                options.validation > 0,
+                "validation: expected at least 1 image to compare networks on, found 0"
+            );
+            Ok(known)
+        });
+        let known = match known {
+            Ok(known) => known,
+            Err(error) => return self.complaint(&data_table, &format!("{error:#}")),
+        };
+        let (input, classes) = (known.shape, known.classes.len());
+        let problem = StartProblem { input, classes, directory: directory.to_owned() };
+        match space.implementation.start(&problem) {
+            Err(error) => self.complaint(&space_table, &format!("{error:#}")),
+            Ok(start) => match space.implementation.admits(&start, batch) {
+                Err(Refusal::Limit { what, limit, found }) => {
+                    let message = format!(
+                        "limits.{what}: expected at least the {found} of the start network, found {limit}"
+                    );
+                    self.complaint(&space_table, &message);
+                }
+                Err(Refusal::Rules(rules)) => self.complaint(&space_table, &rules.to_string()),
+                Ok(_) => {}
+            },
+        }
     }
 
     fn value<T: DeserializeOwned>(
@@ -344,9 +415,11 @@ impl<'a> Reader<'a> {
             let plugin = match registry.get(key.get_ref()) {
                 Ok(plugin) => plugin,
                 Err(unknown) => {
-                    let message = format!(
-                        "{unknown}; a plugin's crate must be named in the binary: `use my_plugin as _;`"
-                    );
+                    let mut message = unknown.to_string();
+                    if unknown.suggestion.is_none() {
+                        message +=
+                            "; a plugin's crate must be named in the binary: `use my_plugin as _;`";
+                    }
                     self.problem(Some(key.span()), &path, message);
                     continue;
                 }
@@ -402,20 +475,33 @@ impl<'a> Reader<'a> {
         self.any(Some(value), kind, registry).pop()
     }
 
-    fn recipe(&mut self, table: &mut DeTable<'a>, key: &str, default: Recipe) -> Recipe {
+    /// The recipe of a table, which has `others` among its keys.
+    fn recipe(
+        &mut self,
+        table: &mut DeTable<'a>,
+        key: &str,
+        default: Recipe,
+        others: &[&str],
+    ) -> Recipe {
         let Some(value) = table.remove(key) else { return default };
         let keys = value.get_ref().as_table().cloned();
         match eas_ir::parse_options::<RecipeSpec>(value) {
             Ok(spec) => {
                 let recipe = spec.resolve(default);
-                if let Err((wrong, message)) = recipe.check() {
+                let checked = recipe.check().and_then(|()| match recipe.epochs {
+                    0..=MOST_EPOCHS => Ok(()),
+                    epochs => {
+                        Err(("epochs", format!("expected at most {MOST_EPOCHS}, found {epochs}")))
+                    }
+                });
+                if let Err((wrong, message)) = checked {
                     let span = keys.as_ref().and_then(|keys| keys.get(wrong)).map(Spanned::span);
                     self.problem(span, &join(key, wrong), message);
                 }
                 recipe
             }
             Err(error) => {
-                self.serde_problem(&error, key);
+                self.serde_problem_among(&error, key, others);
                 default
             }
         }
@@ -425,20 +511,21 @@ impl<'a> Reader<'a> {
     fn finals(&mut self, table: &mut DeTable<'a>, child: &Recipe) -> (FinalTable, Recipe) {
         let mut own = DeTable::new();
         if let Some(DeValue::Table(keys)) = table.get_mut("final").map(Spanned::get_mut) {
-            for name in ["networks", "weights", "data", "compare"] {
+            for name in FINAL {
                 if let Some((key, value)) = keys.remove_entry(name) {
                     own.insert(key, value);
                 }
             }
         }
-        let recipe = self.recipe(table, "final", child.clone());
+        let recipe = self.recipe(table, "final", child.clone(), &FINAL);
         let place = own.values().next().map_or(0..0, Spanned::span);
         let networks = own.get("networks").map(Spanned::span);
         let own = Spanned::new(place, DeValue::Table(own));
         match eas_ir::parse_options::<FinalTable>(own) {
             Ok(keys) => {
-                if keys.networks == 0 {
-                    let message = "expected at least 1 network, found 0".to_owned();
+                if !(1..=MOST_TRIALS).contains(&keys.networks) {
+                    let message =
+                        format!("expected 1 to {MOST_TRIALS} networks, found {}", keys.networks);
                     self.problem(networks, "final.networks", message);
                 }
                 (keys, recipe)
@@ -453,7 +540,7 @@ impl<'a> Reader<'a> {
     fn stages(
         &mut self,
         table: &mut DeTable<'a>,
-        transforms: &[Named<dyn eas_transform::Transform>],
+        transforms: Option<&[Named<dyn eas_transform::Transform>]>,
     ) -> Vec<StageTable> {
         let Some(value) = table.remove("stage") else {
             let message = "expected at least one `[[stage]]`".to_owned();
@@ -461,10 +548,13 @@ impl<'a> Reader<'a> {
             return Vec::new();
         };
         let span = value.span();
-        let DeValue::Array(list) = value.into_inner() else {
-            let message = "expected a list of tables, each headed `[[stage]]`".to_owned();
-            self.problem(Some(span), "stage", message);
-            return Vec::new();
+        let list = match value.into_inner() {
+            DeValue::Array(list) if !list.is_empty() => list,
+            _ => {
+                let message = "expected tables, each headed `[[stage]]`".to_owned();
+                self.problem(Some(span), "stage", message);
+                return Vec::new();
+            }
         };
         let mut stages = Vec::new();
         for (index, value) in list.into_iter().enumerate() {
@@ -491,7 +581,9 @@ impl<'a> Reader<'a> {
                 let message = "expected at least one action, such as \"widen x4\"".to_owned();
                 self.problem(Some(place("actions")), &join(&path, "actions"), message);
             }
-            for action in &stage.actions {
+            let entries = keys.get("actions").and_then(|list| list.get_ref().as_array());
+            for (entry, action) in stage.actions.iter().enumerate() {
+                let Some(transforms) = transforms else { break };
                 let names = || transforms.iter().map(|named| named.name.as_str());
                 if !names().any(|name| name == action.transform) {
                     let hint = match eas_ir::nearest(&action.transform, names()) {
@@ -500,7 +592,9 @@ impl<'a> Reader<'a> {
                     };
                     let message =
                         format!("the spec has no transform named `{}`; {hint}", action.transform);
-                    self.problem(Some(place("actions")), &join(&path, "actions"), message);
+                    let written = entries.and_then(|list| list.get(entry)).map(Spanned::span);
+                    let span = written.unwrap_or_else(|| place("actions"));
+                    self.problem(Some(span), &join(&path, &format!("actions.{entry}")), message);
                 }
             }
             stages.push(stage);

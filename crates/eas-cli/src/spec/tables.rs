@@ -51,6 +51,9 @@ pub(crate) enum ParentKey {
     Best,
 }
 
+/// The names of the keys of [`FinalTable`].
+pub(crate) const FINAL: [&str; 4] = ["networks", "weights", "data", "compare"];
+
 /// The keys of `[final]` that are no recipe's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -4,22 +4,29 @@
 //! the layout `[channels, batch, height, width]`, in which a convolution is one matrix product and a
 //! batch norm works on rows. The operations whose gradients candle has wrong or not at all (pooling,
 //! strided convolution, ReLU at 0) are our own, in [`ops`].
+//!
+//! On one machine, results are the same to the last bit on any number of threads: our own operations
+//! and candle's matrix product (the gemm crate) share outputs among threads, never the terms of a sum.
+//! The product cuts its sums by the shape and by the sizes of the caches, and its kernels depend on the
+//! instruction set, so on another kind of machine results agree to rounding alone.
 
 mod ops;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, ensure};
-use candle_core::{D, DType, Device, Tensor, Var};
+use anyhow::{Context, bail, ensure};
+use candle_core::{D, Device, Tensor, Var};
+use candle_nn::loss::nll;
+use candle_nn::ops::log_softmax;
 use eas_ir::{
     Forward, Gradients, Images, Mode, Model, Moments, Network, Node, NodeId, Op, ParamId, Rng,
     Role, Shape, Shapes, Weights,
 };
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView4, Axis};
 
 use crate::engine::{Batch, Engine, Program, StepOptions, StepReport};
 use crate::optimiser::{Nesterov, nesterov_step};
-use crate::parameters::FlatParameters;
+use crate::parameters::{FlatParameters, Slot};
 use ops::{AveragePool, BatchNorm, Im2Col, MaxPool, Relu, Statistics};
 
 /// Share of the old running statistics that a training step keeps (the paper's code: 0.9).
@@ -64,7 +71,7 @@ impl Graph {
     /// Builds the graph for these images; returns the logits `[batch, classes]` and the kept values.
     fn run(
         &self,
-        images: &Images,
+        images: ArrayView4<'_, f32>,
         pass: &mut Pass<'_>,
     ) -> anyhow::Result<(Tensor, BTreeMap<NodeId, Tensor>)> {
         let input = self.input(images)?;
@@ -101,7 +108,7 @@ impl Graph {
     }
 
     /// The images as `[channels, batch, height, width]`, or `[features, batch]`.
-    fn input(&self, images: &Images) -> anyhow::Result<Tensor> {
+    fn input(&self, images: ArrayView4<'_, f32>) -> anyhow::Result<Tensor> {
         let (batch, channels, height, width) = images.dim();
         let node = self.network.input().context("a network has an input")?;
         let shape = self.shapes[node.id];
@@ -111,7 +118,7 @@ impl Graph {
         };
         ensure!(fits, "expected images of {shape}, found {channels}x{height}x{width}");
         ensure!(batch > 0, "expected at least one image");
-        let swapped = images.view().permuted_axes([1, 0, 2, 3]);
+        let swapped = images.permuted_axes([1, 0, 2, 3]);
         let values: Vec<f32> = swapped.iter().copied().collect();
         let tensor = Tensor::from_vec(values, (channels, batch, height, width), &Device::Cpu)?;
         Ok(match shape {
@@ -186,7 +193,7 @@ impl Graph {
     }
 }
 
-/// A convolution as one matrix product a group.
+/// A convolution as a matrix product, one for each group.
 fn convolution(
     x: &Tensor,
     weight: &Tensor,
@@ -194,21 +201,14 @@ fn convolution(
     groups: usize,
 ) -> anyhow::Result<Tensor> {
     let (channels, batch, height, width) = x.dims4()?;
-    let filters = weight.dim(0)?;
+    let (filters, _, kernel, _) = weight.dims4()?;
     let (rows, across) = (columns.side(height), columns.side(width));
-    let (read, made) = (channels / groups, filters / groups);
-    let group = |index: usize| -> anyhow::Result<Tensor> {
-        let x =
-            if groups == 1 { x.clone() } else { x.narrow(0, index * read, read)?.contiguous()? };
-        let weight = weight.narrow(0, index * made, made)?.contiguous()?;
-        let weight = weight.flatten_from(1)?;
-        // A 1×1 kernel reads the image as it is.
-        let read = if columns.is_identity() { x.flatten_from(1)? } else { x.apply_op1(columns)? };
-        Ok(weight.matmul(&read)?)
-    };
-    let parts = (0..groups).map(group).collect::<anyhow::Result<Vec<_>>>()?;
-    let joined = if groups == 1 { parts[0].clone() } else { Tensor::cat(&parts, 0)? };
-    Ok(joined.reshape((filters, batch, rows, across))?)
+    // A 1×1 kernel reads the image as it is.
+    let read = if columns.is_identity() { x.clone() } else { x.apply_op1(columns)? };
+    let places = channels / groups * kernel * kernel;
+    let read = read.reshape((groups, places, batch * rows * across))?;
+    let y = weight.reshape((groups, filters / groups, places))?.matmul(&read)?;
+    Ok(y.reshape((filters, batch, rows, across))?)
 }
 
 /// Zeros with probability `rate`, 1 / (1 − rate) elsewhere; the stream depends on the node alone.
@@ -229,45 +229,52 @@ fn cross_entropy(
 ) -> anyhow::Result<(Tensor, usize)> {
     let (batch, classes) = logits.dims2()?;
     ensure!(labels.len() == batch, "expected {batch} labels, found {}", labels.len());
-    let outside = labels.iter().find(|label| **label >= classes);
-    ensure!(outside.is_none(), "expected labels below {classes}, found {outside:?}");
-    let mut target = vec![(smoothing / classes as f64) as f32; batch * classes];
-    for (image, label) in labels.iter().enumerate() {
-        target[image * classes + label] += (1.0 - smoothing) as f32;
+    if let Some(outside) = labels.iter().find(|label| **label >= classes) {
+        bail!("expected labels below {classes}, found {outside}");
     }
-    let target = Tensor::from_vec(target, (batch, classes), &Device::Cpu)?;
-    let log_probability = candle_nn::ops::log_softmax(logits, 1)?;
-    let loss = ((target * log_probability)?.sum_all()? * (-1.0 / batch as f64))?;
     let best = logits.argmax(1)?.to_vec1::<u32>()?;
     let correct =
         best.iter().zip(labels).filter(|(best, label)| **best as usize == **label).count();
-    Ok((loss, correct))
+    let labels: Vec<u32> = labels.iter().map(|label| *label as u32).collect();
+    let log_probability = log_softmax(logits, 1)?;
+    let loss = nll(&log_probability, &Tensor::from_vec(labels, batch, &Device::Cpu)?)?;
+    if smoothing == 0.0 {
+        return Ok((loss, correct));
+    }
+    let spread = log_probability.mean_all()?.neg()?;
+    Ok((((loss * (1.0 - smoothing))? + (spread * smoothing)?)?, correct))
 }
 
 fn tensors(parameters: &FlatParameters) -> anyhow::Result<BTreeMap<ParamId, Tensor>> {
-    let slots = parameters.slots().iter();
-    slots
-        .map(|slot| {
-            let values = &parameters.values[slot.range()];
-            Ok((slot.id, Tensor::from_slice(values, slot.shape.as_slice(), &Device::Cpu)?))
-        })
-        .collect()
+    let tensor = |slot: &Slot| {
+        let values = &parameters.values[slot.range()];
+        Ok((slot.id, Tensor::from_slice(values, slot.shape.as_slice(), &Device::Cpu)?))
+    };
+    parameters.slots().iter().map(tensor).collect()
+}
+
+/// What a batch says of the parameters.
+struct Slopes {
+    /// In the layout of the parameters.
+    gradient: Vec<f32>,
+    report: StepReport,
+    /// Those of each batch norm's batch.
+    statistics: Vec<(NodeId, Statistics)>,
 }
 
 impl Graph {
-    /// Gradient, report, and the batch statistics of the batch norms.
     fn differentiate(
         &self,
         parameters: &FlatParameters,
         batch: &Batch,
         options: &StepOptions<'_>,
-    ) -> anyhow::Result<(Vec<f32>, StepReport, Vec<(NodeId, Statistics)>)> {
-        let mut tensors = tensors(parameters)?;
-        let mut variables = Vec::new();
-        for slot in parameters.slots().iter().filter(|slot| slot.is_trainable()) {
-            let variable = Var::from_tensor(&tensors[&slot.id])?;
-            tensors.insert(slot.id, variable.as_tensor().clone());
-            variables.push((slot, variable));
+    ) -> anyhow::Result<Slopes> {
+        let mut tensors = BTreeMap::new();
+        let trainable = || parameters.slots().iter().filter(|slot| slot.is_trainable());
+        for slot in trainable() {
+            let values = &parameters.values[slot.range()];
+            let variable = Var::from_slice(values, slot.shape.as_slice(), &Device::Cpu)?;
+            tensors.insert(slot.id, variable.into_inner());
         }
         let mut pass = Pass {
             parameters: &tensors,
@@ -276,19 +283,19 @@ impl Graph {
             statistics: Vec::new(),
             kept: BTreeSet::new(),
         };
-        let (logits, _) = self.run(&batch.images, &mut pass)?;
+        let (logits, _) = self.run(batch.images.view(), &mut pass)?;
         let (loss, correct) = cross_entropy(&logits, &batch.labels, options.label_smoothing)?;
         let report = StepReport { loss: f64::from(loss.to_scalar::<f32>()?), correct };
         let statistics = pass.statistics;
         let gradients = loss.backward()?;
-        let mut flat = vec![0.0; parameters.values.len()];
-        for (slot, variable) in variables {
-            if let Some(gradient) = gradients.get(variable.as_tensor()) {
-                let values = gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                flat[slot.range()].copy_from_slice(&values);
+        let mut gradient = vec![0.0; parameters.values.len()];
+        for slot in trainable() {
+            if let Some(slope) = gradients.get(&tensors[&slot.id]) {
+                let slope = slope.flatten_all()?.to_vec1::<f32>()?;
+                gradient[slot.range()].copy_from_slice(&slope);
             }
         }
-        Ok((flat, report, statistics))
+        Ok(Slopes { gradient, report, statistics })
     }
 }
 
@@ -299,7 +306,8 @@ impl Program for Graph {
         batch: &Batch,
         options: &StepOptions<'_>,
     ) -> anyhow::Result<StepReport> {
-        let (gradient, report, statistics) = self.differentiate(parameters, batch, options)?;
+        let Slopes { gradient, report, statistics } =
+            self.differentiate(parameters, batch, options)?;
         if !report.is_finite() {
             return Ok(report);
         }
@@ -307,15 +315,17 @@ impl Program for Graph {
         for (node, batch) in statistics {
             // Normalised by the biased variance; the running one is unbiased, as in PyTorch.
             let unbiased = batch.count as f32 / (batch.count.max(2) - 1) as f32;
-            let mut follow = |role, found: &[f32], factor: f32| {
-                let running = parameters.get_mut(ParamId::new(node, role)).unwrap_or_default();
+            let found =
+                [(Role::Mean, &batch.mean, 1.0), (Role::Variance, &batch.variance, unbiased)];
+            for (role, found, factor) in found {
+                let id = ParamId::new(node, role);
+                let running =
+                    parameters.get_mut(id).with_context(|| format!("no parameter {id}"))?;
                 for (running, found) in running.iter_mut().zip(found) {
                     *running =
                         STATISTICS_DECAY * *running + (1.0 - STATISTICS_DECAY) * factor * found;
                 }
-            };
-            follow(Role::Mean, &batch.mean, 1.0);
-            follow(Role::Variance, &batch.variance, unbiased);
+            }
         }
         Ok(report)
     }
@@ -326,8 +336,8 @@ impl Program for Graph {
         batch: &Batch,
         options: &StepOptions<'_>,
     ) -> anyhow::Result<(Vec<f32>, StepReport)> {
-        let (gradient, report, _) = self.differentiate(parameters, batch, options)?;
-        Ok((gradient, report))
+        let slopes = self.differentiate(parameters, batch, options)?;
+        Ok((slopes.gradient, slopes.report))
     }
 
     fn logits(
@@ -345,7 +355,7 @@ impl Program for Graph {
             Mode::Training => count.max(1),
         };
         let mut all = Vec::with_capacity(count * classes);
-        for part in images.axis_chunks_iter(ndarray::Axis(0), chunk) {
+        for part in images.axis_chunks_iter(Axis(0), chunk) {
             let mut pass = Pass {
                 parameters: &tensors,
                 mode,
@@ -353,7 +363,7 @@ impl Program for Graph {
                 statistics: Vec::new(),
                 kept: BTreeSet::new(),
             };
-            let (logits, _) = self.run(&part.to_owned(), &mut pass)?;
+            let (logits, _) = self.run(part, &mut pass)?;
             all.extend(logits.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(Array2::from_shape_vec((count, classes), all)?)
@@ -373,7 +383,7 @@ impl Program for Graph {
             statistics: Vec::new(),
             kept: nodes.iter().copied().collect(),
         };
-        let (_, kept) = self.run(images, &mut pass)?;
+        let (_, kept) = self.run(images.view(), &mut pass)?;
         nodes
             .iter()
             .map(|id| {
@@ -417,6 +427,6 @@ impl Gradients for Oracle {
             Nesterov { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0, decay_all: false };
         let options = StepOptions { update, label_smoothing: 0.0, dropout: None };
         let (gradient, _) = Graph::new(model.network())?.gradient(&parameters, &batch, &options)?;
-        Ok(parameters.weights_of(&gradient, crate::parameters::Slot::is_trainable))
+        Ok(parameters.weights_of(&gradient, Slot::is_trainable))
     }
 }

@@ -4,7 +4,7 @@
 //! Work is shared among threads by channel, and each channel is summed in one fixed order, so results
 //! don't depend on the number of threads.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 /// The contiguous f32 values behind a storage.
@@ -47,38 +47,26 @@ fn by_channel(channels: usize, size: usize, fill: impl Fn(usize, &mut [f32]) + S
     output
 }
 
-/// An operation whose backward pass is a function of what it reads and the slope of what it writes.
-/// candle wants that as an operation on a tensor too.
-struct Backward<F> {
-    name: &'static str,
-    shape: Shape,
-    run: F,
-}
-
-impl<F: Fn(&[f32]) -> Vec<f32>> CustomOp1 for Backward<F> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(&self, slope: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32((self.run)(values(slope, layout)?)), self.shape.clone()))
+/// What `read` makes of the values of a contiguous tensor, which are not copied.
+fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(read(values(storage, layout)?)),
+        _ => bail!("expected values on the CPU"),
     }
 }
 
-/// Runs a backward pass on a slope.
+/// The slope of an input, in the shape of `input`: what `run` makes of the values of `known` and of
+/// the slope of the output.
 fn back(
-    name: &'static str,
-    shape: &Shape,
+    input: &Tensor,
+    known: &Tensor,
     slope: &Tensor,
-    run: impl Fn(&[f32]) -> Vec<f32>,
+    run: impl FnOnce(&[f32], &[f32]) -> Vec<f32>,
 ) -> Result<Option<Tensor>> {
-    let shape = shape.clone();
-    slope.contiguous()?.apply_op1_no_bwd(&Backward { name, shape, run }).map(Some)
-}
-
-/// The values of a tensor that the graph keeps.
-fn kept(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1()
+    let slope = slope.contiguous()?;
+    let dx = with_values(known, |known| with_values(&slope, |slope| run(known, slope)))??;
+    Tensor::from_vec(dx, input.shape(), input.device()).map(Some)
 }
 
 /// max(0, x), with slope 0 at 0.
@@ -96,11 +84,10 @@ impl CustomOp1 for Relu {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    fn bwd(&self, _: &Tensor, y: &Tensor, slope: &Tensor) -> Result<Option<Tensor>> {
-        let y_values = kept(y)?;
-        back("relu backward", y.shape(), slope, |slope| {
-            let passed = slope.iter().zip(&y_values);
-            passed.map(|(slope, y)| if *y > 0.0 { *slope } else { 0.0 }).collect()
+    fn bwd(&self, x: &Tensor, y: &Tensor, slope: &Tensor) -> Result<Option<Tensor>> {
+        back(x, y, slope, |y, slope| {
+            let passed = |(y, slope): (&f32, &f32)| if *y > 0.0 { *slope } else { 0.0 };
+            y.iter().zip(slope).map(passed).collect()
         })
     }
 }
@@ -207,7 +194,7 @@ impl CustomOp1 for Im2Col {
         let size = Dimensions::of(x.shape())?;
         let length = size.batch * self.side(size.height) * self.side(size.width);
         let places = self.kernel * self.kernel;
-        back("col2im", x.shape(), slope, |slope| {
+        back(x, x, slope, |_, slope| {
             by_channel(size.channels, size.batch * size.area(), |channel, dx| {
                 let slope = &slope[channel * places * length..][..places * length];
                 self.runs(size, |place, from, to, count| {
@@ -278,9 +265,8 @@ impl CustomOp1 for MaxPool {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, slope: &Tensor) -> Result<Option<Tensor>> {
         let size = Dimensions::of(x.shape())?;
-        let images = kept(x)?;
         let windows = self.side(size.height) * self.side(size.width);
-        back("max pool backward", x.shape(), slope, |slope| {
+        back(x, x, slope, |images, slope| {
             by_channel(size.channels * size.batch, size.area(), |plane, dx| {
                 let image = &images[plane * size.area()..][..size.area()];
                 let slope = &slope[plane * windows..][..windows];
@@ -339,7 +325,7 @@ impl CustomOp1 for AveragePool {
         let size = Dimensions::of(x.shape())?;
         let share = 1.0 / (self.size * self.size) as f32;
         let windows = self.side(size.height) * self.side(size.width);
-        back("average pool backward", x.shape(), slope, |slope| {
+        back(x, x, slope, |_, slope| {
             by_channel(size.channels * size.batch, size.area(), |plane, dx| {
                 let slope = &slope[plane * windows..][..windows];
                 self.places(size, |window, place| dx[place] += share * slope[window]);
@@ -362,15 +348,12 @@ impl Statistics {
     pub(super) fn of(x: &Tensor) -> Result<Self> {
         let channels = x.dim(0)?;
         let count = x.elem_count() / channels.max(1);
-        let values = kept(&x.detach())?;
-        let (mean, variance) = values
-            .par_chunks(count.max(1))
-            .map(|row| {
-                let mean = (sum(count, |index| row[index]) / count as f64) as f32;
-                let squares = sum(count, |index| (row[index] - mean) * (row[index] - mean));
-                (mean, (squares / count as f64) as f32)
-            })
-            .unzip();
+        let of_row = |row: &[f32]| {
+            let mean = (sum(count, |index| row[index]) / count as f64) as f32;
+            let squares = sum(count, |index| (row[index] - mean) * (row[index] - mean));
+            (mean, (squares / count as f64) as f32)
+        };
+        let (mean, variance) = with_values(x, |x| x.par_chunks(count.max(1)).map(of_row).unzip())?;
         Ok(Statistics { mean, variance, count })
     }
 }
@@ -431,29 +414,27 @@ impl CustomOp3 for BatchNorm {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let channels = gamma.elem_count();
         let count = x.elem_count() / channels.max(1);
-        let (values, slopes, gammas) = (kept(x)?, kept(slope)?, kept(gamma)?);
-        let row = |all: &[f32], channel: usize| -> std::ops::Range<usize> {
-            debug_assert_eq!(all.len(), channels * count);
-            channel * count..(channel + 1) * count
-        };
-        let (dgamma, dbeta): (Vec<f32>, Vec<f32>) = (0..channels)
-            .into_par_iter()
-            .map(|channel| {
-                let (x, slope) = (&values[row(&values, channel)], &slopes[row(&slopes, channel)]);
-                let (mean, scale) = (self.mean[channel], self.scale[channel]);
-                let dgamma = sum(count, |i| slope[i] * (x[i] - mean) * scale);
-                (dgamma as f32, sum(count, |i| slope[i]) as f32)
-            })
-            .unzip();
-        let dx = back("batch norm backward", x.shape(), slope, |slope| {
+        let gammas = gamma.to_vec1::<f32>()?;
+        let (mut dgamma, mut dbeta) = (Vec::new(), Vec::new());
+        let dx = back(x, x, slope, |x, slope| {
+            let row = |channel: usize| channel * count..(channel + 1) * count;
+            (dgamma, dbeta) = (0..channels)
+                .into_par_iter()
+                .map(|channel| {
+                    let (x, slope) = (&x[row(channel)], &slope[row(channel)]);
+                    let (mean, scale) = (self.mean[channel], self.scale[channel]);
+                    let dgamma = sum(count, |i| slope[i] * (x[i] - mean) * scale);
+                    (dgamma as f32, sum(count, |i| slope[i]) as f32)
+                })
+                .unzip();
             by_channel(channels, count, |channel, dx| {
                 let (mean, scale) = (self.mean[channel], self.scale[channel]);
                 let factor = gammas[channel] * scale;
                 let shift = dbeta[channel] / count as f32;
                 let tilt = dgamma[channel] / count as f32 * scale;
-                let (x, slope) = (&values[channel * count..], &slope[channel * count..]);
-                for (index, dx) in dx.iter_mut().enumerate() {
-                    *dx = factor * (slope[index] - shift - (x[index] - mean) * tilt);
+                let read = x[row(channel)].iter().zip(&slope[row(channel)]);
+                for (dx, (x, slope)) in dx.iter_mut().zip(read) {
+                    *dx = factor * (slope - shift - (x - mean) * tilt);
                 }
             })
         })?;

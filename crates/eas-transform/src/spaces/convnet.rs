@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, LayerStyle, plain_network};
 use super::tokens;
+use crate::options::{self, Kernels, Widths};
 use crate::registry::SpacePlugin;
 use crate::space::{Limits, Problem, SearchSpace, Token};
 
@@ -28,8 +29,10 @@ pub struct ConvNet {
 #[serde(default, deny_unknown_fields)]
 struct Dropout {
     /// Behind each convolution but the first.
+    #[serde(deserialize_with = "options::rate")]
     conv: f64,
     /// Behind each hidden linear layer.
+    #[serde(deserialize_with = "options::rate")]
     linear: f64,
 }
 
@@ -61,44 +64,6 @@ enum Preset {
     Paper,
     /// The released configuration: 4 to 40 filters, 8 to 80 units.
     Small,
-}
-
-/// A rising list of widths.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(try_from = "Vec<usize>")]
-pub(crate) struct Widths(pub(crate) Vec<usize>);
-
-/// A rising list of odd kernel sizes.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(try_from = "Vec<usize>")]
-pub(crate) struct Kernels(pub(crate) Vec<usize>);
-
-fn rising(list: &[usize]) -> Result<(), String> {
-    let bounds = list.iter().all(|width| (1..=1 << 16).contains(width));
-    if list.is_empty() || !bounds || list.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return Err(format!("expected a rising list of sizes from 1 to 65536, found {list:?}"));
-    }
-    Ok(())
-}
-
-impl TryFrom<Vec<usize>> for Widths {
-    type Error = String;
-
-    fn try_from(list: Vec<usize>) -> Result<Self, String> {
-        rising(&list).map(|()| Widths(list))
-    }
-}
-
-impl TryFrom<Vec<usize>> for Kernels {
-    type Error = String;
-
-    fn try_from(list: Vec<usize>) -> Result<Self, String> {
-        rising(&list)?;
-        match list.iter().find(|kernel| *kernel % 2 == 0) {
-            Some(even) => Err(format!("expected odd kernel sizes, found {even}")),
-            None => Ok(Kernels(list)),
-        }
-    }
 }
 
 inventory::submit! {

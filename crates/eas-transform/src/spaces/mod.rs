@@ -7,3 +7,4 @@ mod tokens;
 
 pub use convnet::ConvNet;
 pub use network_file::NetworkFile;
+pub use tokens::{tokens, vocabulary};

@@ -6,8 +6,9 @@ use anyhow::{Context, ensure};
 use eas_ir::{Built, Network, NodeId, Op, Plugin, Rng, Shape, parse_options, resolved_options};
 use serde::{Deserialize, Serialize};
 
-use super::convnet::{ConvNet, Kernels, Widths, widths};
+use super::convnet::{ConvNet, widths};
 use super::tokens;
+use crate::options::{Kernels, Widths};
 use crate::registry::SpacePlugin;
 use crate::space::{Limits, Problem, SearchSpace, Token};
 

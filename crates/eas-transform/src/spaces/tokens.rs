@@ -5,8 +5,9 @@ use eas_ir::{Network, Op, Shape};
 
 use crate::space::Token;
 
-/// A vocabulary from a space's lists of widths and kernel sizes.
-pub(crate) fn vocabulary(filters: &[usize], units: &[usize], kernels: &[usize]) -> Vec<String> {
+/// The vocabulary of a space with these widths of convolutions and linear layers, and these kernel
+/// sizes: what [`SearchSpace::vocabulary`](crate::SearchSpace::vocabulary) may return.
+pub fn vocabulary(filters: &[usize], units: &[usize], kernels: &[usize]) -> Vec<String> {
     let pairs = filters.iter().flat_map(|f| kernels.iter().map(move |k| format!("conv-{f}-{k}")));
     let linear = units.iter().map(|units| format!("linear-{units}"));
     let rest = ["pool", "conv", "linear", "add", "concat"].map(str::to_owned);
@@ -14,10 +15,14 @@ pub(crate) fn vocabulary(filters: &[usize], units: &[usize], kernels: &[usize]) 
 }
 
 /// The tokens of a network: its layers, poolings and joins in topological order. A layer whose width
-/// or kernel is in no list is a plain `conv` or `linear`; the classifier is left out.
-pub(crate) fn tokens(network: &Network, vocabulary: &[String]) -> Vec<Token> {
+/// or kernel is in no list is a plain `conv` or `linear`; the classifier is left out. `words` come
+/// from [`vocabulary`].
+///
+/// # Panics
+/// Words that don't come from there.
+pub fn tokens(network: &Network, words: &[String]) -> Vec<Token> {
     let output = network.output().map(|node| node.id);
-    let find = |word: &str| vocabulary.iter().position(|known| known == word);
+    let find = |word: &str| words.iter().position(|known| known == word);
     let mut tokens = Vec::new();
     for node in network.nodes().iter().filter(|node| Some(node.id) != output) {
         let (exact, kind) = match node.op {

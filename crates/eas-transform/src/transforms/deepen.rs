@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
+use crate::options;
 use crate::patch::{Derive, GradientMap, Patch};
 use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
@@ -28,9 +29,11 @@ use crate::transform::Transform;
 #[serde(default, deny_unknown_fields)]
 pub struct Deepen {
     /// Kernel sizes of inserted convolutions, odd; those that the space has too.
+    #[serde(deserialize_with = "options::kernels")]
     pub kernels: Vec<usize>,
     /// Deviation of the noise on the identity, as a ratio of the deviation of the weights of the
     /// layer before it.
+    #[serde(deserialize_with = "options::noise")]
     pub noise: f64,
 }
 

@@ -17,6 +17,7 @@ use super::dense::{DenseLayer, dense_layers};
 use crate::channels::rewire;
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
+use crate::options;
 use crate::patch::{Derive, GradientMap, Patch};
 use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
@@ -27,6 +28,7 @@ use crate::transform::Transform;
 #[serde(default, deny_unknown_fields)]
 pub struct Replicate {
     /// Deviation of the noise on the copied kernel, as a ratio of the source weights' deviation.
+    #[serde(deserialize_with = "options::noise")]
     pub noise: f64,
 }
 

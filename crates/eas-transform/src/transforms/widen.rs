@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::channels::{ChannelGroup, channel_groups, replicate, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
+use crate::options;
 use crate::patch::Patch;
 use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
@@ -21,6 +22,7 @@ use crate::transform::Transform;
 #[serde(default, deny_unknown_fields)]
 pub struct Widen {
     /// Deviation of the noise on replicas, as a ratio of the source weights' deviation.
+    #[serde(deserialize_with = "options::noise")]
     pub noise: f64,
 }
 

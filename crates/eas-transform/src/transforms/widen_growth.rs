@@ -12,6 +12,7 @@ use super::dense::dense_layers;
 use crate::channels::{replicate, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
+use crate::options;
 use crate::patch::Patch;
 use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
@@ -22,6 +23,7 @@ use crate::transform::Transform;
 #[serde(default, deny_unknown_fields)]
 pub struct WidenGrowth {
     /// Deviation of the noise on replicas, as a ratio of the source weights' deviation.
+    #[serde(deserialize_with = "options::noise")]
     pub noise: f64,
 }
 

@@ -1,14 +1,12 @@
 //! The law over the built-in transforms and spaces, and bugs planted to see it catch them.
 
-mod networks;
-
+use crate::networks::{self, Fixed, dense, residual};
 use eas_ir::{Model, Network, NodeId, Op, ParamId, Rng, Role};
 use eas_transform::law::{self, Report};
 use eas_transform::{
     Candidate, ConvNet, Decision, Deepen, Derive, Patch, Replicate, SearchSpace, Target, Transform,
     Transforms, Widen, WidenGrowth,
 };
-use networks::{Fixed, dense, residual};
 
 fn plain() -> Transforms {
     Transforms::new([

@@ -1,0 +1,271 @@
+//! What holds of episodes and of the search loop, whatever the controller.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use eas_controller::{
+    Action, Assignment, Batches, Controller, Ending, Evaluator, Event, Outcome, Proposal, Random,
+    Scope, StopReason, Trial, TrialId, pick_one, search,
+};
+use eas_ir::{Network, Rng, Shape};
+use eas_transform::{ConvNet, Decision, Deepen, Problem, SearchSpace, Transforms, Widen};
+
+fn start(space: &ConvNet) -> Network {
+    let input = Shape::Image { channels: 3, height: 32, width: 32 };
+    space.start(&Problem { input, classes: 10, directory: PathBuf::new() }).unwrap()
+}
+
+fn transforms() -> Transforms {
+    Transforms::new([
+        ("widen".to_owned(), Box::new(Widen::default()) as _),
+        ("deepen".to_owned(), Box::new(Deepen::default()) as _),
+    ])
+}
+
+fn actions(list: &[&str]) -> Vec<Action> {
+    list.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// Judges a network by its fingerprint alone, and hands outcomes back in an order of its own.
+#[derive(Default)]
+struct Judge {
+    waiting: Vec<Assignment>,
+    submitted: usize,
+    last_first: bool,
+    /// How many outcomes it gives before it stops.
+    patience: Option<usize>,
+}
+
+impl Evaluator for Judge {
+    fn submit(&mut self, assignments: Vec<Assignment>) -> anyhow::Result<()> {
+        self.submitted += assignments.len();
+        self.waiting.extend(assignments);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> anyhow::Result<Vec<Outcome>> {
+        if self.patience == Some(0) || self.waiting.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.patience = self.patience.map(|left| left - 1);
+        let place = if self.last_first { self.waiting.len() - 1 } else { 0 };
+        let Assignment { trial, network, .. } = self.waiting.remove(place);
+        let digits = &network.fingerprint().to_string()[2..10];
+        let accuracy = f64::from(u32::from_str_radix(digits, 16).unwrap()) / 2f64.powi(32);
+        let ending = Ending::Trained { accuracy: Some(accuracy) };
+        Ok(vec![Outcome { trial, ending, seconds: 0.0 }])
+    }
+}
+
+/// Random search that checks what it is told.
+#[derive(Debug, Default)]
+struct Watched {
+    random: Random,
+    proposed: Vec<Proposal>,
+    observed: usize,
+}
+
+impl Controller for Watched {
+    fn propose(
+        &mut self,
+        scope: &Scope<'_>,
+        count: usize,
+        rng: &Rng,
+    ) -> anyhow::Result<Vec<Proposal>> {
+        self.proposed = self.random.propose(scope, count, rng)?;
+        Ok(self.proposed.clone())
+    }
+
+    fn observe(&mut self, _: &Scope<'_>, batch: &[Trial]) -> anyhow::Result<()> {
+        let steps: Vec<_> = batch.iter().map(|trial| trial.steps.clone()).collect();
+        let proposed: Vec<_> =
+            self.proposed.iter().map(|proposal| proposal.steps.clone()).collect();
+        assert_eq!(steps, proposed, "a batch is observed whole, in the order proposed");
+        self.observed += 1;
+        Ok(())
+    }
+}
+
+/// Runs a stage of small episodes, in which networks repeat, and checks its events.
+fn run(seed: u64, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
+    let (space, transforms, actions) = (ConvNet::small(), transforms(), actions(&["deepen x1"]));
+    let parent = start(&space);
+    let scope = Scope {
+        space: &space,
+        transforms: &transforms,
+        actions: &actions,
+        batch: 64,
+        parent: &parent,
+    };
+    let first_trials = (0..5).map(|batch| TrialId(1 + 8 * batch)).collect();
+    let stage = Batches { parent: TrialId(0), networks: 8, first_trials };
+    let mut controller = Watched::default();
+    let mut ended: BTreeMap<TrialId, Trial> = BTreeMap::new();
+    let mut assigned = 0;
+    let (trials, reason) =
+        search(&scope, &stage, &mut controller, judge, &Rng::new(seed), &mut |event| {
+            match event {
+                Event::Proposed { assignments, .. } => assigned += assignments.len(),
+                Event::Ended(trial) => {
+                    let before = ended.insert(trial.id, trial.clone());
+                    assert!(before.is_none(), "trial {} ended twice", trial.id);
+                }
+                Event::Observed { .. } => {}
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(assigned, judge.submitted);
+    assert_eq!(
+        trials,
+        ended.into_values().collect::<Vec<_>>(),
+        "every trial ends once, seed {seed}"
+    );
+    if reason == StopReason::Finished {
+        assert_eq!((trials.len(), controller.observed), (40, 5));
+    }
+    (trials, reason)
+}
+
+#[test]
+fn a_search_does_not_depend_on_which_trial_ends_first() {
+    for seed in 0..10 {
+        let forwards = run(seed, &mut Judge::default());
+        let backwards = run(seed, &mut Judge { last_first: true, ..Judge::default() });
+        assert_eq!(forwards, backwards, "seed {seed}");
+        assert_ne!(forwards, run(seed + 1, &mut Judge::default()));
+    }
+}
+
+#[test]
+fn a_network_is_trained_once_and_its_repetitions_say_so() {
+    for seed in 0..10 {
+        let mut judge = Judge::default();
+        let (trials, _) = run(seed, &mut judge);
+        let mut first: BTreeMap<_, &Trial> = BTreeMap::new();
+        for trial in &trials {
+            match first.get(&trial.fingerprint) {
+                None => {
+                    assert_eq!(trial.same_as, None, "seed {seed}, trial {}", trial.id);
+                    first.insert(trial.fingerprint, trial);
+                }
+                Some(known) => {
+                    assert_eq!(trial.same_as, Some(known.id), "seed {seed}, trial {}", trial.id);
+                    assert_eq!(trial.ending, known.ending);
+                }
+            }
+        }
+        // Twelve layers to insert, so that forty episodes repeat within batches and across them.
+        assert_eq!(judge.submitted, first.len());
+        assert!(first.len() < trials.len(), "seed {seed} repeats nothing");
+    }
+}
+
+#[test]
+fn a_stopped_search_keeps_what_is_done() {
+    for patience in [0, 1, 5, 9] {
+        let (all, _) = run(3, &mut Judge::default());
+        let judge = &mut Judge { patience: Some(patience), ..Judge::default() };
+        let (trials, reason) = run(3, judge);
+        assert_eq!(reason, StopReason::Stopped);
+        assert!(trials.len() >= patience, "{} trials of {patience} outcomes", trials.len());
+        assert!(trials.iter().all(|trial| all.contains(trial)), "patience {patience}");
+    }
+}
+
+#[test]
+fn no_episode_leaves_the_space() {
+    let transforms = transforms();
+    let actions = actions(&["widen x6", "deepen x12"]);
+    for (name, space) in [("paper", ConvNet::paper()), ("small", ConvNet::small())] {
+        let parent = start(&space);
+        let scope = Scope {
+            space: &space,
+            transforms: &transforms,
+            actions: &actions,
+            batch: 64,
+            parent: &parent,
+        };
+        let mut limited = 0;
+        for seed in 0..12 {
+            let proposals = Random::default().propose(&scope, 1, &Rng::new(seed)).unwrap();
+            let mut network = parent.clone();
+            for edit in proposals[0].steps.iter().flatten() {
+                network = transforms.patch(&network, edit, &mut Rng::new(0)).unwrap().network;
+                let admitted = space.admits(&network, 64);
+                assert!(admitted.is_ok(), "{name}, seed {seed}, {edit}: {admitted:?}");
+            }
+            limited += usize::from(network.depth() == space.limits().depth);
+            for transform in ["widen", "deepen"] {
+                check_paths(&scope, transform, &network);
+            }
+        }
+        // 6 + 12 layers stay below 32; what limits is the number of layers of a block, and width.
+        assert_eq!(limited, 0, "{name}");
+    }
+}
+
+/// Every path of a transform that picks one lies in the tree that its softmaxes span.
+fn check_paths(scope: &Scope<'_>, transform: &str, network: &Network) {
+    let decision = scope.transforms.get(transform).unwrap().decision(scope.space);
+    for (edit, path) in scope.edits(transform, network).unwrap() {
+        match &decision {
+            Decision::OnePick { levels } => {
+                assert_eq!(path.len(), levels.len(), "{edit}");
+                let within = path.iter().zip(levels).all(|(choice, choices)| choice < choices);
+                assert!(within, "{edit}: {path:?} of {levels:?}");
+            }
+            Decision::EachSite | Decision::Always => assert_eq!(path.len(), 1, "{edit}"),
+        }
+    }
+}
+
+#[test]
+fn random_search_takes_sites_with_its_probability() {
+    let (space, transforms, actions) = (ConvNet::paper(), transforms(), actions(&["widen x1"]));
+    let parent = start(&space);
+    let scope = Scope {
+        space: &space,
+        transforms: &transforms,
+        actions: &actions,
+        batch: 64,
+        parent: &parent,
+    };
+    for (probability, low, high) in [(0.0, 0, 0), (0.5, 2300, 2700), (1.0, 5000, 5000)] {
+        let mut random = Random { probability };
+        let proposals = random.propose(&scope, 1000, &Rng::new(1)).unwrap();
+        // Four convolutions and a linear layer.
+        let taken = proposals.iter().flat_map(|proposal| &proposal.steps).flatten().count();
+        assert!((low..=high).contains(&taken), "probability {probability}: {taken} of 5000");
+    }
+}
+
+#[test]
+fn a_choice_that_is_not_legal_is_refused() {
+    let (space, transforms) = (ConvNet::small(), transforms());
+    let mut network = start(&space);
+    let parent = network.clone();
+    let scope =
+        Scope { space: &space, transforms: &transforms, actions: &[], batch: 64, parent: &parent };
+    let error = pick_one(&scope, &mut network, "deepen", &mut |_, _| 99).unwrap_err();
+    assert_eq!(error.to_string(), "choice 99 is not among [0, 1, 2, 3, 4]");
+    assert_eq!(network, parent);
+    let error = pick_one(&scope, &mut network, "deepn", &mut |_, choices| choices[0]).unwrap_err();
+    assert_eq!(error.to_string(), "no transform named `deepn`; did you mean `deepen`?");
+}
+
+#[test]
+fn actions_are_read_as_they_are_written() {
+    for text in ["widen x4", "deepen x1", "widen_growth x1000"] {
+        assert_eq!(text.parse::<Action>().unwrap().to_string(), text);
+    }
+    assert_eq!("widen".parse::<Action>().unwrap().to_string(), "widen x1");
+    for text in ["", "widen 4", "widen x0", "widen x1001", "widen x4 x5", "x"] {
+        match text.parse::<Action>() {
+            Ok(action) => assert_eq!((text, action.count), ("x", 1)),
+            Err(error) => {
+                assert!(error.to_string().ends_with(&format!("found `{text}`")), "{error}")
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What holds of training, whatever the network: gradients, determinism, learning.
+
+mod accuracy;
+mod gradients;
+mod learning;
+mod pytorch;
+mod random;
+mod training;

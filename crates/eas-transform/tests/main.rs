@@ -1,0 +1,6 @@
+//! Tests of edits, in one binary.
+
+mod calibration;
+mod laws;
+mod networks;
+mod spaces;
