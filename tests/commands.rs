@@ -14,7 +14,23 @@ use crate::harness::{Done, Folder, TINY, cifar10, root};
 fn a_search_writes_the_documented_layout() {
     let folder = Folder::with_tiny_run();
     let run = folder.path("run");
-    assert_eq!(names(&run), ["best", "plan.toml", "report.json", "spec.toml", "trials"]);
+    let expected = [
+        "best",
+        "bin",
+        "build.json",
+        "clock.json",
+        "events.jsonl",
+        "index.sqlite",
+        "lock",
+        "log.jsonl",
+        "plan.toml",
+        "report.json",
+        "run.json",
+        "spec.toml",
+        "store",
+        "trials",
+    ];
+    assert_eq!(names(&run), expected);
     assert_eq!(folder.read("run/spec.toml"), TINY);
     // The start network, two batches of two, a final, and two to compare it with.
     let trials: Vec<String> = (0..8).map(|trial| format!("{trial:04}")).collect();
@@ -27,7 +43,8 @@ fn a_search_writes_the_documented_layout() {
     for trial in trials {
         let found = names(&run.join("trials").join(&trial));
         if repeated(&trial) {
-            assert_eq!(found, ["result.json"], "trial {trial}");
+            assert_eq!(found, ["attempts", "model", "result.json", "trial.json"], "trial {trial}");
+            assert_eq!(names(&run.join("trials").join(&trial).join("attempts")), [] as [&str; 0]);
         } else {
             assert_eq!(found, ["attempts", "model", "result.json", "trial.json"], "trial {trial}");
             let epochs = folder.read(&format!("run/trials/{trial}/attempts/1/epochs.jsonl"));
@@ -41,7 +58,11 @@ fn a_search_writes_the_documented_layout() {
     assert_eq!(names(&run.join("best")), ["network.toml", "weights.safetensors"]);
     let carry = ["search", "spec.toml", "--run", "carry", "--set", "child.momentum=carry"];
     folder.eas(carry).exits(0);
-    assert!(folder.path("carry/trials/0000/momentum.safetensors").is_file());
+    let result: Value =
+        serde_json::from_str(&folder.read("carry/trials/0000/result.json")).unwrap();
+    let (shelf, object) = result["momentum"].as_str().unwrap().split_at(2);
+    let momentum = folder.path("carry/store").join(shelf).join(object);
+    assert_eq!(names(&momentum), ["momentum.safetensors"]);
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -1,8 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::plan::Workers;
 
 /// Efficient architecture search by network transformation.
 #[derive(Debug, Parser)]
@@ -18,6 +21,7 @@ Exit codes:
   1    failed for a reason outside the input
   2    the command line, a spec or a file is wrong; the message says where
   3    the answer is no: an edit changed the function
+  4    a file of a run is damaged
   130  interrupted; what was done is kept";
 
 #[derive(Debug, Subcommand)]
@@ -30,6 +34,13 @@ Examples:
   eas search my.toml --seed 2 --set child.epochs=10
   eas search my.toml --run runs/second")]
     Search(Search),
+    /// Go on with a run that was stopped, or make a finished one longer
+    #[command(after_help = "\
+Examples:
+  eas resume runs/quickstart
+  eas resume runs/quickstart --extend-batches 2
+  eas resume runs/quickstart --extend-deadline 2h")]
+    Resume(Resume),
     /// Check a spec: what it would do, how large its space is, how long it would take
     #[command(after_help = "\
 Examples:
@@ -62,6 +73,31 @@ Examples:
   eas trials runs/quickstart
   eas trials runs/quickstart --format csv > trials.csv")]
     Trials(Trials),
+    /// Say how far a run has come
+    #[command(after_help = "\
+Examples:
+  eas status runs/quickstart
+  eas status runs/quickstart --json")]
+    Status(Status),
+    /// Show how a run gets on, until nobody works on it
+    #[command(after_help = "\
+Examples:
+  eas watch runs/quickstart
+  eas watch runs/quickstart --json            a line of JSON twice a second")]
+    Watch(Status),
+    /// Show how a network came about
+    #[command(after_help = "\
+Examples:
+  eas lineage runs/quickstart                 of the best network
+  eas lineage runs/quickstart 7
+  eas lineage runs/quickstart --dot | dot -Tsvg > lineage.svg")]
+    Lineage(Lineage),
+    /// Check a run: its files, its decisions, its best network
+    #[command(after_help = "\
+Examples:
+  eas verify runs/quickstart
+  eas verify runs/quickstart --rebuild --json")]
+    Verify(Verify),
     /// Edit a model without changing its function
     #[command(after_help = "\
 Examples:
@@ -80,6 +116,9 @@ Examples:
   eas test runs/quickstart/best --data fashion_mnist_subset
   eas test model --data cifar10=DIR --json")]
     Test(Test),
+    /// Carry out an attempt at a trial of a run, as executors have it done
+    #[command(hide = true)]
+    Trial(Trial),
     /// Print a script that completes eas commands in a shell
     #[command(after_help = "\
 Examples:
@@ -111,9 +150,43 @@ pub(crate) struct Search {
     pub(crate) run: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: SpecArgs,
+    /// Trials that run at once: auto (one a core) or a number [default: the spec's]
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<Workers>,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Resume {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// Add so many batches to the last stage, and finish anew what is best then
+    #[arg(long, value_name = "N")]
+    pub(crate) extend_batches: Option<usize>,
+    /// Let the stages go on for so much longer from now, such as 2h
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) extend_deadline: Option<Duration>,
+    /// Go on although another program made the run
+    #[arg(long)]
+    pub(crate) accept_build: bool,
+    /// Trials that run at once: auto (one a core) or a number [default: the spec's]
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<Workers>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Trial {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// The trial
+    pub(crate) trial: u32,
+    /// The attempt, whose folder is there
+    pub(crate) attempt: u32,
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,6 +245,41 @@ pub(crate) struct Show {
     pub(crate) path: PathBuf,
     /// A trial of the run
     pub(crate) trial: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// The run, or a copy of its folder
+    pub(crate) run: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Lineage {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// The trial [default: the best]
+    pub(crate) trial: Option<u32>,
+    /// Print all trials as a graph for Graphviz
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) dot: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// Make the index anew from the trials first
+    #[arg(long)]
+    pub(crate) rebuild: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -8,5 +8,7 @@ pub const FAILURE: u8 = 1;
 pub const BAD_INPUT: u8 = 2;
 /// The question was answered, and the answer is no: an edit changed the function.
 pub const NO: u8 = 3;
+/// A file of a run is not what was written to it.
+pub const DAMAGED: u8 = 4;
 /// Interrupted by Ctrl-C; what was done is kept.
 pub const INTERRUPTED: u8 = 130;

@@ -14,14 +14,18 @@
 
 mod args;
 mod commands;
-mod evaluator;
+mod dispatcher;
+mod executor;
 mod exit;
+mod failpoint;
 mod forecast;
 mod plan;
 mod print;
 mod report;
 mod runs;
+mod search;
 mod spec;
+mod status;
 mod stop;
 mod trial;
 
@@ -31,8 +35,8 @@ pub use eas_controller;
 pub use eas_ir;
 pub use eas_train;
 pub use eas_transform;
-pub use exit::{BAD_INPUT, FAILURE, INTERRUPTED, NO, SUCCESS};
-pub use plan::{FinalWeights, Finals, Named, Plan, Stage, StageParent};
+pub use exit::{BAD_INPUT, DAMAGED, FAILURE, INTERRUPTED, NO, SUCCESS};
+pub use plan::{FinalWeights, Finals, Named, Plan, Retries, Running, Stage, StageParent, Workers};
 pub use spec::{SpecErrors, read_plan};
 
 /// Runs the command line of this process and returns its exit code.

@@ -1,11 +1,15 @@
 //! A plan: a spec resolved, with every default decided. What a run will do.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use eas_controller::{Action, Controller};
 use eas_train::{DataSource, Recipe};
 use eas_transform::{SearchSpace, Transforms};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A plugin chosen by a spec.
 #[derive(Debug)]
@@ -45,8 +49,95 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// What becomes of the best.
     pub finals: Finals,
-    /// Time for the stages, measured from the start of the run; finals follow.
+    /// Time for the stages: of work on the run, so that a pause doesn't count; finals follow.
     pub deadline: Option<Duration>,
+    /// How the work is done.
+    pub running: Running,
+}
+
+/// How the work of a run is done. Results don't depend on it, save for what time and memory forbid.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Running {
+    /// Trials that run at once.
+    pub workers: Workers,
+    /// Time that one trial may take, all its attempts together.
+    pub timeout: Option<Duration>,
+    /// Time without progress after which an attempt counts as hung.
+    pub silence: Duration,
+    /// Time between two checkpoints of a trial.
+    pub checkpoint: Duration,
+    /// How often a trial is tried again.
+    pub retries: Retries,
+    /// Bytes that all trials together may take; without it, what the machine has free.
+    pub memory: Option<u64>,
+}
+
+/// Trials that run at once. Text: `"auto"`, or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One a core.
+    Auto,
+    /// So many, at least 1.
+    Count(usize),
+}
+
+/// How often a trial is tried again, by what ended the attempt before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retries {
+    /// It was killed, or made no progress: the machine's fault, most likely.
+    pub lost: u32,
+    /// The program failed.
+    pub failed: u32,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Retries { lost: 5, failed: 1 }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Workers::Auto),
+            (_, Ok(count)) if (1..=1024).contains(&count) => Ok(Workers::Count(count)),
+            _ => Err(format!("expected \"auto\" or a number from 1 to 1024, found `{text}`")),
+        }
+    }
+}
+
+impl Serialize for Workers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Workers::Auto => serializer.serialize_str("auto"),
+            Workers::Count(count) => serializer.serialize_u64(*count as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Workers;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("\"auto\" or a number from 1 to 1024")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Workers, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<Workers, E> {
+                count.to_string().parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
 }
 
 /// One stage of a search.

@@ -22,6 +22,14 @@ pub(crate) fn json(value: &impl Serialize) {
     }
 }
 
+/// Writes a result as one line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => result(&text),
+        Err(error) => note(&format!("error: no JSON for this: {error}")),
+    }
+}
+
 /// Writes a line of progress.
 pub(crate) fn note(text: &str) {
     let mut stderr = std::io::stderr().lock();
@@ -56,8 +64,11 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 
 /// A progress bar with the time left; on a stderr that is no terminal it stays silent, and
 /// [`Bar::line`] tells how things go.
-#[derive(Debug)]
-pub(crate) struct Bar(ProgressBar);
+#[derive(Clone, Debug)]
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    silent: bool,
+}
 
 impl Bar {
     /// A bar of `length` units of work.
@@ -70,36 +81,75 @@ impl Bar {
             bar.set_style(style.progress_chars("━╸─"));
         }
         bar.enable_steady_tick(Duration::from_millis(250));
-        Bar(bar)
+        Bar { bar, silent: false }
+    }
+
+    /// One that nobody sees, and that keeps quiet.
+    pub(crate) fn silent() -> Self {
+        Bar { bar: ProgressBar::hidden(), silent: true }
     }
 
     /// Work done since the last call.
     pub(crate) fn advance(&self, units: u64) {
-        self.0.inc(units);
+        self.bar.inc(units);
     }
 
     /// Units of work in all, once they are known.
     pub(crate) fn set_length(&self, units: u64) {
-        self.0.set_length(units);
+        self.bar.set_length(units);
     }
 
     /// What is being done.
     pub(crate) fn message(&self, text: &str) {
-        self.0.set_message(text.to_owned());
+        self.bar.set_message(text.to_owned());
     }
 
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
-        if self.0.is_hidden() || !std::io::stderr().is_terminal() {
+        if self.silent {
+            return;
+        }
+        if self.bar.is_hidden() || !std::io::stderr().is_terminal() {
             note(text);
         } else {
-            self.0.println(text);
+            self.bar.println(text);
         }
     }
 
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A part of the terminal that is drawn over and over.
+#[derive(Debug)]
+pub(crate) struct Screen(ProgressBar);
+
+impl Screen {
+    /// Of stdout, if that is a terminal.
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            bar.set_style(style);
+        }
+        Screen(bar)
+    }
+
+    /// Whether anything is drawn at all.
+    pub(crate) fn is_drawn(&self) -> bool {
+        !self.0.is_hidden()
+    }
+
+    /// Draws a text in place of the last one.
+    pub(crate) fn draw(&self, text: &str) {
+        self.0.set_message(text.to_owned());
+        self.0.tick();
+    }
+
+    /// Leaves the last text where it is.
+    pub(crate) fn keep(&self) {
+        self.0.abandon();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The final comparison: the best network beside what its search has to beat.
 
 use eas_controller::TrialId;
-use eas_ir::{Count, Model};
+use eas_ir::Count;
 use eas_train::{Oracle, Split, TrainingData, accuracy};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,8 @@ use crate::runs::{Purpose, Run, TrialResult};
 /// The final comparison of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
+    /// The number of the first final: another one once the run is made longer.
+    pub(crate) finals: TrialId,
     /// The best network, then what it is compared with.
     pub(crate) rows: Vec<Row>,
     /// Images that networks were compared on during the search.
@@ -21,7 +23,7 @@ pub(crate) struct Report {
     pub(crate) test_opened: u64,
     /// Children trained by the search.
     pub(crate) children: usize,
-    /// Seconds from the start of the run.
+    /// Seconds of work on the run.
     pub(crate) seconds: f64,
 }
 
@@ -39,24 +41,17 @@ pub(crate) struct Row {
     pub(crate) epochs: usize,
 }
 
-/// A trial and the epochs behind its weights.
-pub(crate) type Compared<'a> = (&'a TrialResult, usize);
-
 impl Report {
-    /// Tests the trials' models on the test images.
-    pub(crate) fn make(
+    /// Tests models of trials, each with the epochs behind it, on the test images.
+    pub(crate) fn test(
         run: &Run,
-        compared: &[Compared<'_>],
+        compared: &[(TrialResult, usize)],
         data: &TrainingData,
         test: &Split,
-        children: usize,
-        seconds: f64,
-    ) -> anyhow::Result<Self> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    ) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
         for (result, epochs) in compared {
-            let model: Model = run.load_model(result.trial)?.model;
-            let tested = accuracy(&Oracle, &model, data, test)?;
+            let tested = accuracy(&Oracle, &run.model_of(result)?.model, data, test)?;
             rows.push(Row {
                 trial: result.trial,
                 purpose: result.purpose,
@@ -67,14 +62,7 @@ impl Report {
                 epochs: *epochs,
             });
         }
-        Ok(Report {
-            rows,
-            validation_images: data.validation.len(),
-            test_images: test.len(),
-            test_opened: now.map_or(0, |since| since.as_secs()),
-            children,
-            seconds,
-        })
+        Ok(rows)
     }
 
     /// The comparison as a table, with how far a figure can be trusted.

@@ -1,10 +1,11 @@
-//! Why work should stop: Ctrl-C, or a deadline.
+//! Whether a person, or whoever started this process, wants it to stop.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static INPUT_ENDED: AtomicBool = AtomicBool::new(false);
 static HANDLER: OnceLock<bool> = OnceLock::new();
 
 /// From now on, Ctrl-C and a termination signal ask for a stop; a second one ends the process.
@@ -21,21 +22,20 @@ pub(crate) fn listen() {
 
 /// Whether a stop was asked for.
 pub(crate) fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+    INTERRUPTED.load(Ordering::SeqCst) || INPUT_ENDED.load(Ordering::SeqCst)
 }
 
-/// When a search must be over.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline(Option<Instant>);
+/// Time to stop in once the input has ended.
+const GRACE: Duration = Duration::from_secs(10);
 
-impl Deadline {
-    /// A deadline this far from now; without a limit, never.
-    pub(crate) fn after(limit: Option<Duration>) -> Self {
-        Deadline(limit.and_then(|limit| Instant::now().checked_add(limit)))
-    }
-
-    /// Whether it is past.
-    pub(crate) fn is_past(self) -> bool {
-        self.0.is_some_and(|deadline| Instant::now() >= deadline)
-    }
+/// From now on, the end of standard input asks for a stop: whoever started this process wants it, or
+/// is gone. A process that doesn't stop in time is ended.
+pub(crate) fn listen_to_input() {
+    std::thread::spawn(|| {
+        // An input that can't be read has ended as well.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        INPUT_ENDED.store(true, Ordering::SeqCst);
+        std::thread::sleep(GRACE);
+        std::process::abort();
+    });
 }

@@ -1,18 +1,24 @@
-//! One trial, carried out: the child built from its parent, certified, calibrated, trained, kept.
+//! One trial, carried out in this process: the child built from its parent, certified, calibrated,
+//! trained, kept, published. What was interrupted goes on from its newest checkpoint.
 
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use eas_controller::{Ending, TrialId};
-use eas_ir::{Metadata, Mode, Model, Network, Probe, Rng, SavedModel, cost};
+use anyhow::Context;
+use eas_controller::Ending;
+use eas_ir::{Metadata, Mode, Model, Network, Probe, Rng, SavedModel, Weights};
 use eas_train::{
-    Engine, EpochRecord, FlatParameters, Momentum, Oracle, Progress, Recipe, TrainingData,
-    TrainingEnd, calibration_images, train,
+    Engine, EpochRecord, FlatParameters, Momentum, Oracle, Position, Start, TrainingData,
+    TrainingEnd, calibration_images, train_from,
 };
-use eas_transform::{Certificate, Step, Transforms, Verdict, calibrate, certify, drift, grow};
+use eas_transform::{Certificate, Transforms, Verdict, calibrate, certify, drift, grow};
 use ndarray::Array4;
 
-use crate::runs::{Purpose, Run, TrialResult, record};
+use crate::failpoint::failpoint;
+use crate::runs::{
+    Attempt, Checkpoint, Heartbeat, Origin, Progress, Run, TrialRecord, TrialResult,
+};
+use crate::stop;
 
 /// Images that children are certified on.
 const PROBE: usize = 64;
@@ -20,159 +26,145 @@ const PROBE: usize = 64;
 pub(crate) const CALIBRATION: usize = 512;
 /// Images kept in a model, with their logits.
 const KEPT_PROBE: usize = 4;
+/// Between two heartbeats.
+const BEAT: Duration = Duration::from_millis(250);
 
-/// What a trial begins with.
-#[derive(Clone, Debug)]
-pub(crate) enum Origin {
-    /// Fresh weights.
-    Fresh(Network),
-    /// A trained parent, and edits.
-    Grown { parent: TrialId, steps: Vec<Step> },
-}
-
-/// A trial to carry out.
-#[derive(Clone, Debug)]
-pub(crate) struct Job {
-    pub(crate) trial: TrialId,
-    pub(crate) purpose: Purpose,
-    pub(crate) origin: Origin,
-    /// Trained one after another.
-    pub(crate) recipes: Vec<Recipe>,
-    /// Whether the validation images are trained on too.
-    pub(crate) with_validation: bool,
-    pub(crate) seed: u64,
-}
-
-impl Job {
-    /// Epochs of all recipes.
-    pub(crate) fn epochs(&self) -> usize {
-        self.recipes.iter().map(|recipe| recipe.epochs).sum()
-    }
-}
-
-/// What trials share.
-#[derive(Clone, Copy)]
+/// What trials of a run share.
 pub(crate) struct Workshop<'a> {
     pub(crate) run: &'a Run,
     pub(crate) data: &'a TrainingData,
     pub(crate) transforms: &'a Transforms,
-    /// Whether later trials carry the momentum on.
-    pub(crate) keep_momentum: bool,
+    /// Between two checkpoints.
+    pub(crate) checkpoint: Duration,
 }
 
-/// A child ready to be trained.
-struct Grown {
-    model: Model,
-    momentum: Option<eas_ir::Weights>,
-    certificate: Option<Certificate>,
-    drift: Option<f64>,
+/// One trial under way.
+struct Work<'a> {
+    record: &'a TrialRecord,
+    attempt: &'a Attempt,
+    rng: Rng,
+    started: Instant,
+    beat: Heartbeat,
+    beaten: Instant,
+    kept: Instant,
 }
 
-/// Told of each step: the share of the trial that is done. Breaks to stop.
-pub(crate) type OnStep<'a> = dyn FnMut(f64) -> ControlFlow<()> + 'a;
+/// What the training begins with, or goes on from.
+type Ready = Checkpoint;
 
 impl Workshop<'_> {
     /// Carries out a trial and publishes its result; nothing where it was asked to stop.
+    ///
+    /// # Errors
+    /// What isn't the trial's fault: files that can't be read or written, or are damaged.
     pub(crate) fn carry_out(
         &self,
-        job: &Job,
-        on_step: &mut OnStep<'_>,
+        record: &TrialRecord,
+        attempt: &Attempt,
     ) -> anyhow::Result<Option<TrialResult>> {
-        let started = Instant::now();
-        let (parent, steps, base) = match &job.origin {
-            Origin::Fresh(network) => (None, &[][..], network.clone()),
-            Origin::Grown { parent, steps } => {
-                let saved = self.run.load_model(*parent)?;
-                (Some(*parent), steps.as_slice(), saved.model.network().clone())
-            }
+        let now = Instant::now();
+        let mut work = Work {
+            record,
+            attempt,
+            rng: Rng::new(record.seed),
+            started: now,
+            beat: Heartbeat::default(),
+            beaten: now,
+            kept: now,
         };
-        let network = eas_transform::grow_network(&base, steps, self.transforms)?;
-        let fingerprint = network.fingerprint();
-        let epochs = job.epochs();
-        let record = record(job.trial, job.purpose, parent, steps, fingerprint, job.seed, epochs);
-        self.run.begin(&record)?;
-        let shapes = network.verify()?;
-        let batch = job.recipes.first().map_or(1, |recipe| recipe.batch);
-        let cost = cost(&network, &shapes, batch);
-        let mut result = TrialResult {
-            format: record.format,
-            trial: record.trial,
-            purpose: record.purpose,
-            parent,
-            steps: record.steps,
-            fingerprint: record.fingerprint,
-            same_as: None,
-            ending: Ending::Failed { why: "not carried out".to_owned() },
-            epochs,
-            parameters: cost.parameters,
-            macs: cost.macs,
-            depth: network.depth(),
-            certificate: None,
-            drift: None,
-            seconds: 0.0,
+        attempt.beat(&work.beat)?;
+        let (parent, network) = self.parent(record)?;
+        let attempts = self.run.attempts(record.trial);
+        let ready = match self.run.newest_checkpoint(&attempts, &network) {
+            Some(checkpoint) => Ok(checkpoint),
+            None => self.build(&work, parent.as_ref(), &network)?,
         };
-        let rng = Rng::new(job.seed);
-        match self.build(job, &rng) {
-            Ok(grown) => {
-                result.certificate = grown.certificate;
-                result.drift = grown.drift;
-                let refused = grown.certificate.filter(|known| known.verdict == Verdict::Broken);
-                if let Some(certificate) = refused {
-                    result.ending = Ending::Refused { why: self.culprit(job, &rng, certificate) };
-                } else {
-                    match self.train(job, grown, &rng, on_step)? {
-                        Some(ending) => result.ending = ending,
-                        None => return Ok(None),
-                    }
-                }
-            }
-            Err(error) => result.ending = Ending::Failed { why: format!("{error:#}") },
-        }
-        result.seconds = started.elapsed().as_secs_f64();
-        self.run.publish(&result)?;
-        Ok(Some(result))
+        failpoint("trial.built");
+        let result = match ready {
+            Err(ending) => record.ended(ending, attempt.number, work.seconds(0.0)),
+            Ok(ready) => match self.train(&mut work, ready)? {
+                Some(result) => result,
+                None => return Ok(None),
+            },
+        };
+        self.run.publish(&result).map(Some)
     }
 
-    /// The model to train: fresh, or grown from the parent, certified and calibrated.
-    fn build(&self, job: &Job, rng: &Rng) -> anyhow::Result<Grown> {
-        let (parent, steps) = match &job.origin {
-            Origin::Fresh(network) => {
-                let model = Model::initialise(network.clone(), rng)?;
-                return Ok(Grown { model, momentum: None, certificate: None, drift: None });
+    /// The parent's model, where there is one, and the network to be trained.
+    fn parent(&self, record: &TrialRecord) -> anyhow::Result<(Option<Model>, Network)> {
+        match &record.origin {
+            Origin::Fresh { network } => {
+                Ok((None, Network::from_toml(network).context("trial.json: not a network")?))
             }
-            Origin::Grown { parent, steps } => (*parent, steps),
-        };
-        let carries = job.recipes.first().is_some_and(|r| r.momentum == Momentum::Carry);
-        let momentum = if carries { self.run.load_momentum(parent)? } else { None };
-        let parent = self.run.load_model(parent)?.model;
-        if steps.iter().all(Vec::is_empty) {
-            return Ok(Grown { model: parent, momentum, certificate: None, drift: None });
+            Origin::Grown { model, steps, .. } => {
+                let parent = self.run.model(*model)?.model;
+                let child = eas_transform::grow_network(parent.network(), steps, self.transforms)?;
+                Ok((Some(parent), child))
+            }
         }
-        let stream = rng.split("grow");
-        let exact = grow(&parent, None, steps, self.transforms, &stream, false)?;
+    }
+
+    /// The model to train: fresh, or grown from the parent, certified and calibrated. An edit's fault
+    /// is an ending.
+    fn build(
+        &self,
+        work: &Work<'_>,
+        parent: Option<&Model>,
+        network: &Network,
+    ) -> anyhow::Result<Result<Ready, Ending>> {
+        let (Some(parent), Origin::Grown { momentum, steps, .. }) = (parent, &work.record.origin)
+        else {
+            let model = Model::initialise(network.clone(), &work.rng)?;
+            return Ok(Ok(ready(model, None, None)));
+        };
+        let momentum = momentum.map(|digest| self.run.momentum(digest)).transpose()?;
+        if steps.iter().all(Vec::is_empty) {
+            return Ok(Ok(ready(parent.clone(), momentum, None)));
+        }
+        let grown = self.grow(work, parent, momentum.as_ref());
+        Ok(match grown {
+            Err(error) => Err(Ending::Failed { why: format!("{error:#}") }),
+            Ok((_, _, certificate, _)) if certificate.verdict == Verdict::Broken => {
+                Err(Ending::Refused { why: self.culprit(work, parent, certificate) })
+            }
+            Ok((model, momentum, certificate, drift)) => {
+                Ok(ready(model, momentum, Some((certificate, drift))))
+            }
+        })
+    }
+
+    fn grow(
+        &self,
+        work: &Work<'_>,
+        parent: &Model,
+        momentum: Option<&Weights>,
+    ) -> anyhow::Result<(Model, Option<Weights>, Certificate, f64)> {
+        let Origin::Grown { steps, .. } = &work.record.origin else {
+            unreachable!("only a parent's child is grown")
+        };
+        let stream = work.rng.split("grow");
+        let exact = grow(parent, None, steps, self.transforms, &stream, false)?;
         let images = calibration_images(self.data, CALIBRATION);
         let exact_model = calibrate(exact.model, &exact.calibrate, &images, &Oracle)?.model;
         let probe = calibration_images(self.data, PROBE);
-        let certificate = certify(&parent, &exact_model, &probe, &Oracle)?;
-        let grown = grow(&parent, momentum.as_ref(), steps, self.transforms, &stream, true)?;
+        let certificate = certify(parent, &exact_model, &probe, &Oracle)?;
+        let grown = grow(parent, momentum, steps, self.transforms, &stream, true)?;
         let model = calibrate(grown.model, &grown.calibrate, &images, &Oracle)?.model;
-        let drift = drift(&parent, &model, &probe, &Oracle)?;
-        let momentum = grown.momentum;
-        Ok(Grown { model, momentum, certificate: Some(certificate), drift: Some(drift) })
+        let drift = drift(parent, &model, &probe, &Oracle)?;
+        Ok((model, grown.momentum, certificate, drift))
     }
 
     /// The first edit of a chain that changes the function, in words.
-    fn culprit(&self, job: &Job, rng: &Rng, whole: Certificate) -> String {
+    fn culprit(&self, work: &Work<'_>, parent: &Model, whole: Certificate) -> String {
         let find = || -> anyhow::Result<Option<String>> {
-            let Origin::Grown { parent, steps } = &job.origin else { return Ok(None) };
-            let parent = self.run.load_model(*parent)?.model;
+            let Origin::Grown { steps, .. } = &work.record.origin else { return Ok(None) };
             let probe = calibration_images(self.data, PROBE);
             let edits: Vec<_> = steps.iter().flatten().cloned().collect();
             for count in 1..=edits.len() {
                 let chain = [edits[..count].to_vec()];
-                let child =
-                    grow(&parent, None, &chain, self.transforms, &rng.split("grow"), false)?;
-                let certificate = certify(&parent, &child.model, &probe, &Oracle)?;
+                let stream = work.rng.split("grow");
+                let child = grow(parent, None, &chain, self.transforms, &stream, false)?;
+                let certificate = certify(parent, &child.model, &probe, &Oracle)?;
                 if certificate.verdict == Verdict::Broken {
                     return Ok(Some(format!("`{}`: {certificate}", edits[count - 1])));
                 }
@@ -185,74 +177,136 @@ impl Workshop<'_> {
         }
     }
 
-    fn train(
-        &self,
-        job: &Job,
-        grown: Grown,
-        rng: &Rng,
-        on_step: &mut OnStep<'_>,
-    ) -> anyhow::Result<Option<Ending>> {
+    /// Trains by one recipe after another.
+    fn train(&self, work: &mut Work<'_>, ready: Ready) -> anyhow::Result<Option<TrialResult>> {
+        let record = work.record;
         let joined;
-        let data = if job.with_validation {
+        let data = if record.with_validation {
             joined = self.data.with_validation_in_training();
             &joined
         } else {
             self.data
         };
-        let (mut model, mut momentum) = (grown.model, grown.momentum);
-        let all = job.epochs() as f64;
-        let mut before = 0;
+        let Checkpoint { mut model, mut momentum, progress } = ready;
+        let worked = progress.seconds;
+        let ended = |work: &Work<'_>, ending| TrialResult {
+            certificate: progress.certificate,
+            drift: progress.drift,
+            ..record.ended(ending, work.attempt.number, work.seconds(worked))
+        };
+        let mut position = progress.position;
+        let mut number = progress.number;
         let mut accuracy = None;
-        for (number, recipe) in job.recipes.iter().enumerate() {
-            if number > 0 && recipe.momentum == Momentum::Reset {
-                momentum = None;
+        for (index, recipe) in record.recipes.iter().enumerate().skip(progress.recipe) {
+            let is_fresh = position == Position::default();
+            if is_fresh && index > 0 && recipe.momentum == Momentum::Reset {
+                momentum.clear();
             }
-            let last = recipe.epochs - 1;
-            let mut kept: anyhow::Result<()> = Ok(());
-            let training = train(
+            let before: usize = record.recipes[..index].iter().map(|recipe| recipe.epochs).sum();
+            let rng = work.rng.split("train").split_index(index as u64);
+            let network = model.network().clone();
+            let mut failed: anyhow::Result<()> = Ok(());
+            let mut on_progress = |told: eas_train::Progress<'_>| -> anyhow::Result<bool> {
+                match told {
+                    eas_train::Progress::Step { position, steps, parameters, .. } => {
+                        failpoint("trial.step");
+                        let part = position.step as f64 / steps.max(1) as f64;
+                        work.beat((before + position.epoch) as f64 + part)?;
+                        let stops = stop::interrupted();
+                        if stops || work.kept.elapsed() >= self.checkpoint {
+                            number += 1;
+                            let checkpoint = Checkpoint {
+                                model: parameters.to_model(&network)?,
+                                momentum: parameters.to_momentum(),
+                                progress: Progress {
+                                    recipe: index,
+                                    position,
+                                    seconds: work.seconds(worked),
+                                    number,
+                                    ..progress.clone()
+                                },
+                            };
+                            work.attempt.keep(&checkpoint)?;
+                            work.kept = Instant::now();
+                        }
+                        Ok(stops)
+                    }
+                    eas_train::Progress::Epoch(epoch) => {
+                        let epoch = EpochRecord { epoch: before + epoch.epoch, ..epoch.clone() };
+                        work.attempt.epoch(&epoch)?;
+                        Ok(false)
+                    }
+                }
+            };
+            let training = train_from(
                 &Oracle,
-                &model,
-                momentum.as_ref(),
+                Start { model: &model, momentum: Some(&momentum), position },
                 data,
                 recipe,
-                0..recipe.epochs,
-                &|epoch| epoch == last,
-                &rng.split("train").split_index(number as u64),
-                &mut |progress| match progress {
-                    Progress::Step { epoch, done, steps } => {
-                        let part = done as f64 / steps.max(1) as f64;
-                        on_step((before as f64 + epoch as f64 + part) / all)
-                    }
-                    Progress::Epoch(epoch) => {
-                        let epoch = EpochRecord { epoch: before + epoch.epoch, ..epoch.clone() };
-                        kept = self.run.epoch(job.trial, &epoch);
-                        if kept.is_err() {
-                            ControlFlow::Break(())
-                        } else {
-                            ControlFlow::Continue(())
-                        }
+                recipe.epochs,
+                &|epoch| epoch + 1 == recipe.epochs,
+                &rng,
+                &mut |told| match on_progress(told) {
+                    Ok(false) => ControlFlow::Continue(()),
+                    Ok(true) => ControlFlow::Break(()),
+                    Err(error) => {
+                        failed = Err(error);
+                        ControlFlow::Break(())
                     }
                 },
             )?;
-            kept?;
+            failed?;
             match training.end {
                 TrainingEnd::Finished => {}
                 TrainingEnd::Diverged { epoch } => {
-                    return Ok(Some(Ending::Diverged { epoch: before + epoch }));
+                    return Ok(Some(ended(work, Ending::Diverged { epoch: before + epoch })));
                 }
                 TrainingEnd::Interrupted => return Ok(None),
             }
-            before += recipe.epochs;
-            model = training.model;
-            momentum = Some(training.momentum);
             accuracy = training.epochs.last().and_then(|epoch| epoch.validation_accuracy);
+            (model, momentum) = (training.model, training.momentum);
+            position = Position::default();
         }
-        self.run.keep_model(job.trial, &saved(model, self.data)?)?;
-        if let (true, Some(momentum)) = (self.keep_momentum, momentum) {
-            self.run.keep_momentum(job.trial, &momentum)?;
-        }
-        Ok(Some(Ending::Trained { accuracy }))
+        failpoint("trial.trained");
+        let model = Some(self.run.keep_model(work.attempt, &saved(model, self.data)?)?);
+        let momentum = match record.keep_momentum {
+            true => Some(self.run.keep_momentum(work.attempt, &momentum)?),
+            false => None,
+        };
+        Ok(Some(TrialResult { model, momentum, ..ended(work, Ending::Trained { accuracy }) }))
     }
+}
+
+impl Work<'_> {
+    /// Seconds of work, with those of earlier attempts.
+    fn seconds(&self, before: f64) -> f64 {
+        before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Shows that the trial gets on.
+    fn beat(&mut self, epochs: f64) -> anyhow::Result<()> {
+        if self.beaten.elapsed() >= BEAT {
+            self.beaten = Instant::now();
+            self.beat.beat += 1;
+            self.beat.share = epochs / self.record.epochs().max(1) as f64;
+            self.attempt.beat(&self.beat)?;
+        }
+        Ok(())
+    }
+}
+
+/// The beginning of a training.
+fn ready(model: Model, momentum: Option<Weights>, checked: Option<(Certificate, f64)>) -> Ready {
+    let (certificate, drift) = checked.unzip();
+    let progress = Progress {
+        recipe: 0,
+        position: Position::default(),
+        certificate,
+        drift,
+        seconds: 0.0,
+        number: 0,
+    };
+    Checkpoint { model, momentum: momentum.unwrap_or_default(), progress }
 }
 
 /// A model with all that it needs to be used on this data.

@@ -12,16 +12,15 @@ use crate::scope::Scope;
 use crate::trial::{Ending, Outcome, Trial, TrialId};
 
 /// How much one stage of a search tries.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Batches {
     /// The trial of the scope's parent: whose weights the children inherit.
     pub parent: TrialId,
-    /// Batches, each of which the controller is told of when it is complete.
-    pub batches: usize,
+    /// The first trial of each batch, whose others follow it; the controller is told of a batch when
+    /// it is complete.
+    pub first_trials: Vec<TrialId>,
     /// Networks of a batch.
     pub networks: usize,
-    /// The number of the first trial; the others follow.
-    pub first_trial: TrialId,
 }
 
 /// Why a stage ended.
@@ -68,7 +67,7 @@ pub fn search(
 ) -> anyhow::Result<(Vec<Trial>, StopReason)> {
     let mut all: Vec<Trial> = Vec::new();
     let mut trained = Trained::default();
-    for number in 0..stage.batches {
+    for (number, first) in stage.first_trials.iter().enumerate() {
         let stream = rng.split_index(number as u64);
         let proposals = controller.propose(scope, stage.networks, &stream.split("propose"))?;
         ensure!(
@@ -77,9 +76,8 @@ pub fn search(
             stage.networks,
             proposals.len()
         );
-        let first = TrialId(stage.first_trial.0 + (number * stage.networks) as u32);
         let mut batch =
-            Batch::new(scope, stage.parent, proposals, first, &stream, &all, &mut trained)?;
+            Batch::new(scope, stage.parent, proposals, *first, &stream, &all, &mut trained)?;
         on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;
         for repeated in batch.finished() {
             on_event(Event::Ended(&repeated))?;

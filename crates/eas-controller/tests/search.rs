@@ -97,7 +97,8 @@ fn run(seed: u64, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
         batch: 64,
         parent: &parent,
     };
-    let stage = Batches { parent: TrialId(0), batches: 5, networks: 8, first_trial: TrialId(1) };
+    let first_trials = (0..5).map(|batch| TrialId(1 + 8 * batch)).collect();
+    let stage = Batches { parent: TrialId(0), networks: 8, first_trials };
     let mut controller = Watched::default();
     let mut ended: BTreeMap<TrialId, Trial> = BTreeMap::new();
     let mut assigned = 0;

@@ -22,4 +22,7 @@ pub use optimiser::{Nesterov, nesterov_step};
 pub use oracle::Oracle;
 pub use parameters::{FlatParameters, Slot};
 pub use recipe::{Momentum, Recipe, RecipeSpec, Schedule};
-pub use train::{Accuracy, EpochRecord, Progress, Training, TrainingEnd, accuracy, train};
+pub use train::{
+    Accuracy, EpochRecord, Position, Progress, Start, Training, TrainingEnd, accuracy, train,
+    train_from,
+};

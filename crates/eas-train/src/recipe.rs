@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::optimiser::Nesterov;
 
 /// How a network is trained.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Passes over the training images.
     pub epochs: usize,

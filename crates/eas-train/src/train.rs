@@ -30,6 +30,36 @@ pub struct EpochRecord {
     pub seconds: f64,
 }
 
+/// How far a training has come: with the parameters and momentum of that moment, all that is needed
+/// to go on as if it had never stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// Steps of it that are done.
+    pub step: usize,
+    /// Sum of the loss over the images of these steps.
+    pub loss: f64,
+    /// How many of them were classified right.
+    pub correct: usize,
+    /// How many they are.
+    pub images: usize,
+    /// Seconds that these steps took.
+    pub seconds: f64,
+}
+
+/// What a training begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Its momentum; zero where there is none.
+    pub momentum: Option<&'a Weights>,
+    /// Where in the recipe it stands.
+    pub position: Position,
+}
+
 /// What a caller is told while a network trains.
 #[derive(Debug)]
 pub enum Progress<'a> {
@@ -41,6 +71,10 @@ pub enum Progress<'a> {
         done: usize,
         /// Steps it has.
         steps: usize,
+        /// Where the training stands.
+        position: Position,
+        /// Parameters and momentum there.
+        parameters: &'a FlatParameters,
     },
     /// An epoch is done.
     Epoch(&'a EpochRecord),
@@ -92,18 +126,42 @@ pub fn train(
     rng: &Rng,
     on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> anyhow::Result<Training> {
+    let position = Position { epoch: epochs.start, ..Position::default() };
+    let start = Start { model, momentum, position };
+    train_from(engine, start, data, recipe, epochs.end, measure, rng, on_progress)
+}
+
+/// As [`train`], from any position of a recipe up to the epoch `until`, which is left out. What comes
+/// out is what a training that never stopped gives, bit for bit; only the epochs before the position
+/// are not among its records.
+///
+/// # Errors
+/// As [`train`].
+#[expect(clippy::too_many_arguments, reason = "each is one thing that training depends on")]
+pub fn train_from(
+    engine: &dyn Engine,
+    start: Start<'_>,
+    data: &TrainingData,
+    recipe: &Recipe,
+    until: usize,
+    measure: &dyn Fn(usize) -> bool,
+    rng: &Rng,
+    on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> anyhow::Result<Training> {
+    let Start { model, momentum, position } = start;
     let mut program = engine.compile(model.network())?;
     let mut parameters = FlatParameters::new(model, momentum)?;
     let mut safe = parameters.clone();
     let mut records = Vec::new();
     let mut end = TrainingEnd::Finished;
-    'training: for epoch in epochs {
+    'training: for epoch in position.epoch..until {
+        let begun = if epoch == position.epoch { position } else { Position::default() };
         let started = Instant::now();
         let stream = rng.split("epoch").split_index(epoch as u64);
         let batches = Batches::new(data, recipe.batch, &stream);
         let steps = batches.len();
-        let (mut loss, mut correct, mut images) = (0.0, 0, 0);
-        for (step, batch) in batches.enumerate() {
+        let Position { mut loss, mut correct, mut images, .. } = begun;
+        for (step, batch) in (begun.step..).zip(batches.after(begun.step)) {
             let dropout = stream.split("step").split_index(step as u64);
             let options = StepOptions {
                 update: recipe.update(recipe.rate(epoch, step, steps)),
@@ -118,7 +176,12 @@ pub fn train(
             let count = batch.labels.len();
             loss += report.loss * count as f64;
             (correct, images) = (correct + report.correct, images + count);
-            if on_progress(Progress::Step { epoch, done: step + 1, steps }).is_break() {
+            let seconds = begun.seconds + started.elapsed().as_secs_f64();
+            let done = step + 1;
+            let position = Position { epoch, step: done, loss, correct, images, seconds };
+            let parameters = &parameters;
+            let progress = Progress::Step { epoch, done, steps, position, parameters };
+            if on_progress(progress).is_break() {
                 end = TrainingEnd::Interrupted;
                 break 'training;
             }
@@ -139,7 +202,7 @@ pub fn train(
             training_accuracy: correct as f64 / images.max(1) as f64,
             validation_accuracy,
             learning_rate: recipe.rate(epoch, 0, steps),
-            seconds: started.elapsed().as_secs_f64(),
+            seconds: begun.seconds + started.elapsed().as_secs_f64(),
         };
         let flow = on_progress(Progress::Epoch(&record));
         records.push(record);

@@ -4,8 +4,8 @@ use std::ops::{ControlFlow, Range};
 
 use eas_ir::{Model, Network, NodeId, Op, ParamId, Rng, Role, Shape, Weights, tensor};
 use eas_train::{
-    Batch, Engine, EpochRecord, FlatParameters, Nesterov, Oracle, Progress, Recipe, StepOptions,
-    Training, TrainingData, TrainingEnd, nesterov_step, train,
+    Batch, Engine, EpochRecord, FlatParameters, Nesterov, Oracle, Position, Progress, Recipe,
+    Start, StepOptions, Training, TrainingData, TrainingEnd, nesterov_step, train, train_from,
 };
 
 use crate::random;
@@ -276,7 +276,7 @@ fn an_interrupted_training_returns_the_epochs_that_were_done() {
         let mut steps = Vec::new();
         let on_progress = &mut |progress: Progress<'_>| {
             let stop = match progress {
-                Progress::Step { epoch, done, steps: of } => {
+                Progress::Step { epoch, done, steps: of, .. } => {
                     steps.push((epoch, done, of));
                     within && (epoch, done) == (stop_epoch, 2)
                 }
@@ -299,6 +299,30 @@ fn an_interrupted_training_returns_the_epochs_that_were_done() {
         let measured: Vec<bool> =
             training.epochs.iter().map(|epoch| epoch.validation_accuracy.is_some()).collect();
         assert_eq!(measured, [false, true][..done], "{why}");
+    }
+}
+
+#[test]
+fn going_on_from_any_step_is_never_having_stopped() {
+    let (model, data, recipe) = (model(), random::stripes(100, 20), recipe());
+    let rng = Rng::new(5);
+    let mut kept: Vec<(Position, Model, Weights)> = Vec::new();
+    let keep = &mut |progress: Progress<'_>| {
+        if let Progress::Step { position, parameters, .. } = progress {
+            let here = parameters.to_model(model.network()).unwrap();
+            kept.push((position, here, parameters.to_momentum()));
+        }
+        ControlFlow::Continue(())
+    };
+    let all = |_| true;
+    let whole = train(&Oracle, &model, None, &data, &recipe, 0..3, &all, &rng, keep).unwrap();
+    assert_eq!(kept.len(), 3 * 4, "steps");
+    for (position, model, momentum) in &kept {
+        let start = Start { model, momentum: Some(momentum), position: *position };
+        let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
+        let mut rest = train_from(&Oracle, start, &data, &recipe, 3, &all, &rng, go_on).unwrap();
+        rest.epochs.splice(0..0, whole.epochs[..position.epoch].iter().cloned());
+        assert_eq!(outcome(&rest), outcome(&whole), "{position:?}");
     }
 }
 

@@ -2,13 +2,17 @@
 
 mod check;
 mod init;
+mod lineage;
 mod list;
 mod search;
 mod show;
+mod status;
 mod test;
 mod train;
 mod transform;
+mod trial;
 mod trials;
+mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,6 +27,7 @@ use crate::args::{Args, Command, SpecArgs};
 use crate::exit;
 use crate::plan::{Named, Plan};
 use crate::print;
+use crate::runs::Damaged;
 use crate::spec::{SpecErrors, as_toml, read_plan};
 
 /// Runs a command line and returns the exit code.
@@ -37,6 +42,12 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let done = match args.command {
         Command::Search(args) => search::run(&args),
+        Command::Resume(args) => search::resume(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Watch(args) => status::watch(&args),
+        Command::Lineage(args) => lineage::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Trial(args) => trial::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),
         Command::List(args) => list::run(&args),
@@ -64,7 +75,12 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
                 }
                 None => print::error(&error),
             }
-            if input { exit::BAD_INPUT } else { exit::FAILURE }
+            let damaged = error.chain().any(|cause| cause.is::<Damaged>());
+            match (damaged, input) {
+                (true, _) => exit::DAMAGED,
+                (false, true) => exit::BAD_INPUT,
+                (false, false) => exit::FAILURE,
+            }
         }
     }
 }

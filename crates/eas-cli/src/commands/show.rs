@@ -84,7 +84,7 @@ fn show_network(
 
 fn show_trial(run: &Run, trial: TrialId, json: bool) -> anyhow::Result<u8> {
     let result = run.result(trial).map_err(bad_input)?;
-    let model = run.load_model(result.same_as.unwrap_or(trial));
+    let model = run.model_of(&result);
     if !json {
         let mut lines = vec![format!(
             "trial {trial} ({}): {}, {} epochs, {}",
@@ -102,6 +102,11 @@ fn show_trial(run: &Run, trial: TrialId, json: bool) -> anyhow::Result<u8> {
         lines.extend(result.drift.map(|drift| {
             format!("drift in training mode before training: {drift:.3} deviations of the logits")
         }));
+        for attempt in run.attempts(trial) {
+            if let Some(ending) = attempt.ending()? {
+                lines.push(format!("attempt {}: {}", attempt.number, ending.why));
+            }
+        }
         if let eas_controller::Ending::Refused { why } | eas_controller::Ending::Failed { why } =
             &result.ending
         {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 use eas_controller::controllers;
-use eas_ir::{Built, Registry};
+use eas_ir::{Built, Bytes, Registry};
 use eas_train::{DataSource, Recipe, RecipeSpec, data_sets};
 use eas_transform::{
     Problem as StartProblem, Refusal, SearchSpace, Transforms, spaces, transforms,
@@ -18,7 +18,7 @@ use super::tables::{
     DataKey, Duration, FINAL, FinalTable, ParentKey, RunTable, SCHEMA, StageTable, TOP, WeightsKey,
     default_start,
 };
-use crate::plan::{FinalWeights, Finals, Named, Plan, Stage, StageParent};
+use crate::plan::{FinalWeights, Finals, Named, Plan, Running, Stage, StageParent};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
@@ -250,6 +250,14 @@ impl<'a> Reader<'a> {
             stages,
             finals,
             deadline: run.deadline.map(|Duration(limit)| limit),
+            running: Running {
+                workers: run.workers,
+                timeout: run.timeout.map(|Duration(limit)| limit),
+                silence: run.silence.0,
+                checkpoint: run.checkpoint.0,
+                retries: run.retries,
+                memory: run.memory.map(|Bytes(limit)| limit),
+            },
         })
     }
 

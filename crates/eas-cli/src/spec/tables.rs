@@ -1,8 +1,11 @@
 //! The tables of a spec that belong to no plugin.
 
 use eas_controller::Action;
+use eas_ir::Bytes;
 use eas_train::Recipe;
 use serde::{Deserialize, Serialize};
+
+use crate::plan::{Retries, Workers};
 
 /// What version of the spec's shape this reads.
 pub(crate) const SCHEMA: u32 = 1;
@@ -93,12 +96,34 @@ pub(crate) enum DataKey {
     TrainAndValidation,
 }
 
-/// `[run]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// `[run]`: how the work is done. Results don't depend on it, save for what time and memory forbid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RunTable {
+    pub(crate) workers: Workers,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) deadline: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) silence: Duration,
+    pub(crate) checkpoint: Duration,
+    pub(crate) retries: Retries,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<Bytes>,
+}
+
+impl Default for RunTable {
+    fn default() -> Self {
+        RunTable {
+            workers: Workers::Auto,
+            deadline: None,
+            timeout: None,
+            silence: Duration(std::time::Duration::from_secs(600)),
+            checkpoint: Duration(std::time::Duration::from_secs(60)),
+            retries: Retries::default(),
+            memory: None,
+        }
+    }
 }
 
 /// A time as people write it: `90s`, `30m`, `12h`.

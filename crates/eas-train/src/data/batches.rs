@@ -37,6 +37,15 @@ impl<'a> Batches<'a> {
         self
     }
 
+    /// The batches after the first `steps`, as they would have come.
+    #[must_use]
+    pub fn after(mut self, steps: usize) -> Self {
+        for _ in 0..steps {
+            self.next = self.end();
+        }
+        self
+    }
+
     /// Where the batch that starts at `next` ends.
     fn end(&self) -> usize {
         let end = (self.next + self.size).min(self.order.len());

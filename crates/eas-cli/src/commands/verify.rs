@@ -1,0 +1,181 @@
+//! `eas verify`: whether a run is what it says.
+
+use anyhow::ensure;
+use eas_controller::TrialId;
+use eas_train::{Oracle, TrainingData, accuracy};
+use serde::Serialize;
+
+use super::bad_input;
+use super::search::{plan_of_run, prepare};
+use crate::args;
+use crate::dispatcher::Dispatcher;
+use crate::exit;
+use crate::plan::Plan;
+use crate::print::{self, Bar, percent};
+use crate::report::Report;
+use crate::runs::{Run, TrialResult, Unfinished};
+use crate::search::{Schedule, Search};
+
+/// Images by which an accuracy may differ on another machine, whose sums round otherwise.
+const TOLERANCE: f64 = 2.0;
+
+#[derive(Serialize)]
+struct Verified {
+    run: String,
+    /// Trials whose files were checked.
+    trials: usize,
+    /// Whether the decisions, made anew, came to the end of the run.
+    finished: bool,
+    /// The best network's accuracy as recorded, and as measured now.
+    best: Option<Measured>,
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    trial: TrialId,
+    recorded: f64,
+    found: f64,
+}
+
+pub(super) fn run(args: &args::Verify) -> anyhow::Result<u8> {
+    let run = Run::open(&args.run).map_err(bad_input)?;
+    if args.rebuild {
+        let _lock = run.lock()?;
+        run.rebuild_index()?;
+    }
+    let run = run.reading();
+    let mut problems = Vec::new();
+    let trials = run.begun()?;
+    for trial in &trials {
+        problems.extend(check_trial(&run, *trial).err().map(|e| format!("trial {trial}: {e:#}")));
+    }
+    match run.index_is_right() {
+        Ok(Some(false)) => problems.push("index.sqlite differs from the trials".to_owned()),
+        Ok(Some(true) | None) => {}
+        Err(error) => problems.push(format!("index.sqlite: {error:#}")),
+    }
+    let mut plan = plan_of_run(&run)?;
+    let (data, start) = prepare(&plan)?;
+    let replayed = replay(&run, &mut plan, &data, &start);
+    let mut finished = false;
+    let mut best = None;
+    match replayed {
+        Ok(winner) => {
+            finished = true;
+            match measure(&run, &winner, &data) {
+                Ok(measured) => best = measured,
+                Err(error) => problems.push(format!("the best network: {error:#}")),
+            }
+        }
+        Err(error) if error.is::<Unfinished>() => {}
+        Err(error) => problems.push(format!("the decisions can't be made anew: {error:#}")),
+    }
+    if let Some(Measured { trial, recorded, found }) = best
+        && (recorded - found).abs() * data.validation.len() as f64 > TOLERANCE
+    {
+        let (recorded, found) = (percent(recorded), percent(found));
+        problems.push(format!("trial {trial}: expected accuracy {recorded}, found {found}"));
+    }
+    let verified = Verified {
+        run: run.root().display().to_string(),
+        trials: trials.len(),
+        finished,
+        best,
+        problems,
+    };
+    if args.json {
+        print::json(&verified);
+    } else {
+        print::result(&verified.text());
+    }
+    Ok(if verified.problems.is_empty() { exit::SUCCESS } else { exit::DAMAGED })
+}
+
+impl Verified {
+    fn text(&self) -> String {
+        let mut lines = vec![format!("{}: {} trials checked", self.run, self.trials)];
+        lines.push(match self.finished {
+            true => "the decisions, made anew, are those of the run".to_owned(),
+            false => "the decisions were made anew as far as the run has come".to_owned(),
+        });
+        lines.extend(self.best.as_ref().map(|Measured { trial, recorded, found }| {
+            let (recorded, found) = (percent(*recorded), percent(*found));
+            format!("the best network (trial {trial}): {recorded} recorded, {found} measured")
+        }));
+        lines.extend(self.problems.iter().map(|problem| format!("wrong: {problem}")));
+        if self.problems.is_empty() {
+            lines.push("Nothing is wrong.".to_owned());
+        }
+        lines.join("\n")
+    }
+}
+
+/// What a trial says of itself, and that its objects are whole.
+fn check_trial(run: &Run, trial: TrialId) -> anyhow::Result<()> {
+    let record = run.record(trial)?;
+    ensure!(record.trial == trial, "expected trial {trial} in trial.json, found {}", record.trial);
+    let Some(result) = run.published(trial)? else { return Ok(()) };
+    let expected = TrialResult {
+        same_as: result.same_as,
+        certificate: result.certificate,
+        drift: result.drift,
+        model: result.model,
+        momentum: result.momentum,
+        ..record.ended(result.ending.clone(), result.attempt, result.seconds)
+    };
+    ensure!(result == expected, "result.json is not that of trial.json");
+    ensure!(
+        result.is_trained() == result.model.is_some(),
+        "expected a model of a trained trial alone"
+    );
+    if let Some(digest) = result.model {
+        let fingerprint = run.model(digest)?.model.network().fingerprint().to_string();
+        let expected = &result.fingerprint;
+        ensure!(&fingerprint == expected, "expected network {expected}, found {fingerprint}");
+    }
+    if let Some(digest) = result.momentum {
+        run.momentum(digest)?;
+    }
+    Ok(())
+}
+
+/// Makes every decision of the run anew; returns the network that it comes to.
+fn replay(
+    run: &Run,
+    plan: &mut Plan,
+    data: &TrainingData,
+    start: &eas_ir::Network,
+) -> anyhow::Result<TrialResult> {
+    let schedule = Schedule::new(plan, &run.events()?);
+    let digest = data.digest();
+    let mut dispatcher = Dispatcher::new(run, None, None, plan.running, Bar::silent())?;
+    let found = Search::new(plan, &schedule, run, &digest, &mut dispatcher).run(start)?;
+    if let Some(report) = run.report::<Report>()?
+        && report.finals == schedule.finals
+    {
+        let expected = found.winner.trial;
+        let found = report.rows.first().map(|row| row.trial);
+        ensure!(
+            found == Some(expected),
+            "expected trial {expected} to be the best in report.json, found {found:?}"
+        );
+    }
+    Ok(found.winner)
+}
+
+/// The accuracy of the best network, measured anew; nothing where it was trained on those images.
+fn measure(
+    run: &Run,
+    winner: &TrialResult,
+    data: &TrainingData,
+) -> anyhow::Result<Option<Measured>> {
+    let saved = run.model_of(winner)?;
+    if run.best().exists() {
+        let handed_over = eas_ir::SavedModel::load(&run.best())?;
+        ensure!(handed_over == saved, "best/ is not the model of trial {}", winner.trial);
+    }
+    let Some(recorded) = winner.accuracy() else { return Ok(None) };
+    let found = accuracy(&Oracle, &saved.model, data, &data.validation)?.share();
+    Ok(Some(Measured { trial: winner.trial, recorded, found }))
+}

@@ -1,0 +1,64 @@
+//! What a clock or a person forced upon a run, in order: replayed as inputs when it is resumed.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use eas_controller::TrialId;
+use serde::{Deserialize, Serialize};
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Event {
+    /// The deadline came while these trials of a batch had no result; the stages ended there.
+    Deadline { given_up: Vec<TrialId> },
+    /// The run was made longer; trials from this number on are new.
+    Extended {
+        first_trial: TrialId,
+        /// More batches of the last stage.
+        batches: usize,
+        /// The new deadline, in seconds of work on the run.
+        deadline: Option<f64>,
+    },
+    /// The run goes on with another program.
+    Build { differences: Vec<String> },
+    /// The test images were opened, in seconds since 1970.
+    TestOpened { at: u64 },
+}
+
+/// Adds a line that survives a loss of power. A line that was torn when a process died is cut off
+/// first.
+pub(super) fn append(path: &Path, event: &Event) -> anyhow::Result<()> {
+    let line = serde_json::to_string(event)? + "\n";
+    let add = || -> std::io::Result<()> {
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        file.set_len(whole as u64)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(line.as_bytes())?;
+        file.sync_all()
+    };
+    add().with_context(|| format!("can't write {}", path.display()))
+}
+
+/// Every whole line.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Event>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+    };
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let lines = whole.lines().enumerate();
+    lines
+        .map(|(number, line)| {
+            serde_json::from_str(line)
+                .with_context(|| format!("{}:{}: damaged", path.display(), number + 1))
+        })
+        .collect()
+}

@@ -1,0 +1,259 @@
+//! What a trial is to do, and how it went.
+
+use std::cmp::Ordering;
+
+use eas_controller::{Ending, TrialId};
+use eas_ir::{Cost, Count, Network};
+use eas_train::Recipe;
+use eas_transform::{Certificate, Edit, Step};
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, FORMAT};
+use crate::print;
+
+/// What a trial is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Purpose {
+    /// The start network.
+    Start,
+    /// A child of a stage.
+    Child,
+    /// One of the best, trained on.
+    Final,
+    /// The start network, trained as long as the best one's line of ancestors: to compare.
+    StartLonger,
+    /// The best network, from fresh weights, as long: to compare.
+    Scratch,
+}
+
+impl Purpose {
+    /// What tables and reports call it.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Purpose::Start => "start",
+            Purpose::Child => "child",
+            Purpose::Final => "final",
+            Purpose::StartLonger => "start, longer",
+            Purpose::Scratch => "from scratch",
+        }
+    }
+}
+
+/// What a trial begins with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Origin {
+    /// Fresh weights for this network, as TOML.
+    Fresh { network: String },
+    /// A trained parent's model, and its momentum where that is carried on.
+    Grown { parent: TrialId, model: Digest, momentum: Option<Digest>, steps: Vec<Step> },
+}
+
+/// What a trial is to do: all that its result depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TrialRecord {
+    pub(crate) format: u32,
+    pub(crate) trial: TrialId,
+    pub(crate) purpose: Purpose,
+    pub(crate) origin: Origin,
+    pub(crate) fingerprint: String,
+    /// Trained one after another.
+    pub(crate) recipes: Vec<Recipe>,
+    /// Whether the validation images are trained on too.
+    pub(crate) with_validation: bool,
+    /// Whether later trials carry its momentum on.
+    pub(crate) keep_momentum: bool,
+    pub(crate) seed: u64,
+    /// Digest of the images.
+    pub(crate) data: String,
+    pub(crate) parameters: u64,
+    pub(crate) macs: u64,
+    pub(crate) depth: usize,
+    /// Bytes that training it takes, predicted.
+    pub(crate) memory: u64,
+}
+
+impl TrialRecord {
+    /// A trial of this network.
+    pub(crate) fn new(
+        trial: TrialId,
+        purpose: Purpose,
+        origin: Origin,
+        network: &Network,
+        cost: Cost,
+        training: Training,
+    ) -> Self {
+        TrialRecord {
+            format: FORMAT,
+            trial,
+            purpose,
+            origin,
+            fingerprint: network.fingerprint().to_string(),
+            recipes: training.recipes,
+            with_validation: training.with_validation,
+            keep_momentum: training.keep_momentum,
+            seed: training.seed,
+            data: training.data,
+            parameters: cost.parameters,
+            macs: cost.macs,
+            depth: network.depth(),
+            memory: cost.memory,
+        }
+    }
+
+    /// Epochs of all recipes.
+    pub(crate) fn epochs(&self) -> usize {
+        self.recipes.iter().map(|recipe| recipe.epochs).sum()
+    }
+
+    /// The trial whose weights it inherits.
+    pub(crate) fn parent(&self) -> Option<TrialId> {
+        match self.origin {
+            Origin::Fresh { .. } => None,
+            Origin::Grown { parent, .. } => Some(parent),
+        }
+    }
+
+    /// Whether both train the same network from the same weights in the same way, so that one result
+    /// serves both. Their seeds may differ.
+    pub(crate) fn is_same_training(&self, other: &TrialRecord) -> bool {
+        let origin = |record: &TrialRecord| match &record.origin {
+            Origin::Grown { model, momentum, .. } => Some((*model, *momentum)),
+            Origin::Fresh { .. } => None,
+        };
+        self.fingerprint == other.fingerprint
+            && origin(self).is_some()
+            && origin(self) == origin(other)
+            && self.recipes == other.recipes
+            && self.with_validation == other.with_validation
+            && self.keep_momentum == other.keep_momentum
+            && self.data == other.data
+    }
+
+    /// The result of this trial.
+    pub(crate) fn ended(&self, ending: Ending, attempt: u32, seconds: f64) -> TrialResult {
+        let steps = match &self.origin {
+            Origin::Fresh { .. } => Vec::new(),
+            Origin::Grown { steps, .. } => steps.clone(),
+        };
+        TrialResult {
+            format: FORMAT,
+            trial: self.trial,
+            purpose: self.purpose,
+            parent: self.parent(),
+            steps,
+            fingerprint: self.fingerprint.clone(),
+            same_as: None,
+            ending,
+            epochs: self.epochs(),
+            parameters: self.parameters,
+            macs: self.macs,
+            depth: self.depth,
+            certificate: None,
+            drift: None,
+            model: None,
+            momentum: None,
+            attempt,
+            seconds,
+        }
+    }
+}
+
+/// How a trial trains, whatever its network.
+#[derive(Clone, Debug)]
+pub(crate) struct Training {
+    pub(crate) recipes: Vec<Recipe>,
+    pub(crate) with_validation: bool,
+    pub(crate) keep_momentum: bool,
+    pub(crate) seed: u64,
+    pub(crate) data: String,
+}
+
+/// How a trial went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TrialResult {
+    pub(crate) format: u32,
+    pub(crate) trial: TrialId,
+    pub(crate) purpose: Purpose,
+    pub(crate) parent: Option<TrialId>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) fingerprint: String,
+    /// The trial whose result this one repeats, where the same child had been trained before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) same_as: Option<TrialId>,
+    pub(crate) ending: Ending,
+    pub(crate) epochs: usize,
+    pub(crate) parameters: u64,
+    pub(crate) macs: u64,
+    pub(crate) depth: usize,
+    /// Of the whole chain of edits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate: Option<Certificate>,
+    /// How far the child's function in training mode was from its parent's, before training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) drift: Option<f64>,
+    /// The trained model, in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<Digest>,
+    /// Its momentum, in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) momentum: Option<Digest>,
+    /// Which attempt came to this end; 0 where none was needed.
+    pub(crate) attempt: u32,
+    /// Seconds of work, those of earlier attempts that weren't lost among them.
+    pub(crate) seconds: f64,
+}
+
+impl TrialResult {
+    /// Whether the trial was trained to its end.
+    pub(crate) fn is_trained(&self) -> bool {
+        matches!(self.ending, Ending::Trained { .. })
+    }
+
+    /// The validation accuracy, if the trial was trained to its end and not on the validation images.
+    pub(crate) fn accuracy(&self) -> Option<f64> {
+        match self.ending {
+            Ending::Trained { accuracy } => accuracy,
+            Ending::Diverged { .. } | Ending::Refused { .. } | Ending::Failed { .. } => None,
+        }
+    }
+
+    /// The better first, the earlier where they are equal.
+    pub(crate) fn compare(&self, other: &TrialResult) -> Ordering {
+        let accuracy = |result: &TrialResult| result.accuracy().unwrap_or(-1.0);
+        accuracy(other).total_cmp(&accuracy(self)).then(self.trial.cmp(&other.trial))
+    }
+
+    /// How it ended, in a few words.
+    pub(crate) fn ending_words(&self) -> String {
+        match &self.ending {
+            Ending::Trained { accuracy } => accuracy.map_or("trained".to_owned(), print::percent),
+            Ending::Diverged { epoch } => format!("diverged in epoch {epoch}"),
+            Ending::Refused { .. } => "refused".to_owned(),
+            Ending::Failed { .. } => "failed".to_owned(),
+        }
+    }
+
+    /// All of it in one line.
+    pub(crate) fn line(&self) -> String {
+        let edits: Vec<&Edit> = self.steps.iter().flatten().collect();
+        let what = match (self.purpose, edits.as_slice()) {
+            (Purpose::Child, []) => "no edit".to_owned(),
+            (Purpose::Child, [only]) => only.to_string(),
+            (Purpose::Child, [first, second]) => format!("{first}, {second}"),
+            (Purpose::Child, [first, second, rest @ ..]) => {
+                format!("{first}, {second}, {} more", rest.len())
+            }
+            (purpose, _) => purpose.words().to_owned(),
+        };
+        let again = self.same_as.map_or(String::new(), |same| format!(" (the same as {same})"));
+        format!(
+            "{}  {:>8}  {:>6} parameters  {:>10}  {what}{again}",
+            self.trial,
+            self.ending_words(),
+            Count(self.parameters).to_string(),
+            print::seconds(self.seconds),
+        )
+    }
+}

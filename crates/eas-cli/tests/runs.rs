@@ -1,0 +1,531 @@
+//! What a run survives: each test does something terrible to a search over made-up images, and compares
+//! what comes out with a search that nothing happened to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Time that any command here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The exit code of a damaged run.
+const DAMAGED: i32 = 4;
+
+/// Two stages, two finals, and a checkpoint after every step.
+const SPEC: &str = r#"
+schema = 1
+name = "tiny"
+seed = 3
+[data.synthetic]
+images = 240
+validation = 80
+height = 8
+width = 8
+[space.convnet]
+start = ["conv 4", "pool", "conv 6", "global_pool"]
+filters = [4, 6, 8]
+units = [8, 16]
+kernels = [1, 3]
+[transform.widen]
+[transform.deepen]
+kernels = [1, 3]
+[controller.random]
+[start]
+recipe = "quick"
+epochs = 2
+[child]
+recipe = "quick"
+epochs = 1
+momentum = "carry"
+[[stage]]
+batches = 2
+networks = 3
+actions = ["widen x1", "deepen x1"]
+[[stage]]
+batches = 1
+networks = 3
+actions = ["widen x1", "deepen x1"]
+[final]
+networks = 2
+recipe = "quick"
+epochs = 2
+[run]
+workers = 2
+checkpoint = "0s"
+retries = { lost = 1000, failed = 1000 }
+"#;
+
+/// A folder with the spec, for runs.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("spec.toml"), SPEC).unwrap();
+        Place(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn search(&self, run: &str, set: &[&str]) -> Command {
+        let mut command = eas("search", &self.path("spec.toml"));
+        command.arg("--run").arg(self.path(run));
+        for text in set {
+            command.args(["--set", text]);
+        }
+        command
+    }
+}
+
+fn eas(command: &str, path: &Path) -> Command {
+    let mut eas = Command::new(env!("CARGO_BIN_EXE_eas"));
+    eas.arg(command).arg(path);
+    eas
+}
+
+/// Runs a command to its end, which must be in time.
+fn output(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = child.id();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("process {id} hangs")).unwrap()
+}
+
+fn succeeds(command: &mut Command) -> Output {
+    let output = output(command);
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    output
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn json(path: &Path) -> Value {
+    let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// The JSON of a file without what may differ between two runs of the same search.
+fn timeless(path: &Path) -> Value {
+    let mut value = json(path);
+    for key in ["seconds", "attempt", "test_opened"] {
+        value.as_object_mut().unwrap().remove(key);
+    }
+    value
+}
+
+/// All that a run came to: results with the digests of their weights, the report, the model.
+fn outcome(run: &Path) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(run.join("trials")).unwrap() {
+        let trial = entry.unwrap();
+        for name in ["trial.json", "result.json"] {
+            let path = trial.path().join(name);
+            if path.exists() {
+                all.insert(format!("{}/{name}", trial.file_name().display()), timeless(&path));
+            }
+        }
+    }
+    all.insert("report".to_owned(), timeless(&run.join("report.json")));
+    let weights = fs::read(run.join("best/weights.safetensors")).unwrap();
+    all.insert("best".to_owned(), weights.into());
+    all
+}
+
+/// What the search comes to when nothing happens to it.
+static UNDISTURBED: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+    let place = Place::new();
+    succeeds(&mut place.search("run", &[]));
+    outcome(&place.path("run"))
+});
+
+fn assert_undisturbed(run: &Path, what: &str) {
+    let found = outcome(run);
+    let differ: Vec<_> =
+        UNDISTURBED.iter().filter(|(key, value)| found.get(*key) != Some(value)).collect();
+    assert!(differ.is_empty(), "{what}: {differ:#?}");
+    assert_eq!(found.len(), UNDISTURBED.len(), "{what}: {:?}", found.keys());
+    let verified = output(&mut eas("verify", run));
+    assert!(verified.status.success(), "{what}: {}", said(&verified));
+}
+
+/// Resumes a run until it is finished.
+fn resume(run: &Path, failpoint: Option<&str>) {
+    for _ in 0..20 {
+        let mut command = eas("resume", run);
+        command.envs(failpoint.map(|wish| ("EAS_FAILPOINT", wish)));
+        if output(&mut command).status.success() {
+            return;
+        }
+    }
+    panic!("{}: not finished: {}", run.display(), said(&output(&mut eas("resume", run))));
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "{what}: never");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_workers() {
+    let place = Place::new();
+    for workers in ["1", "3"] {
+        succeeds(place.search(workers, &[]).args(["--workers", workers]));
+        assert_undisturbed(&place.path(workers), &format!("{workers} workers"));
+    }
+}
+
+#[test]
+fn a_death_at_any_step_that_publishes_changes_nothing() {
+    for name in [
+        "run.created",
+        "trial.before",
+        "trial.begun",
+        "trial.built",
+        "trial.step",
+        "checkpoint.before",
+        "checkpoint.written",
+        "trial.trained",
+        "store.written",
+        "store.renamed",
+        "result.before",
+        "result.linked",
+        "event.before",
+        "event.written",
+        "report.before",
+        "report.written",
+    ] {
+        let place = Place::new();
+        let (run, marker) = (place.path("run"), place.path("marker"));
+        let wish = format!("{name}=abort={}", marker.display());
+        let first = output(place.search("run", &[]).env("EAS_FAILPOINT", &wish));
+        assert!(marker.exists(), "{name} was never reached: {}", said(&first));
+        if !first.status.success() {
+            resume(&run, Some(&wish));
+        }
+        assert_undisturbed(&run, name);
+    }
+}
+
+#[test]
+fn a_run_that_died_before_it_was_one_is_no_run() {
+    let place = Place::new();
+    let wish = format!("run.before=abort={}", place.path("marker").display());
+    assert!(!output(place.search("run", &[]).env("EAS_FAILPOINT", &wish)).status.success());
+    let resumed = output(&mut eas("resume", &place.path("run")));
+    assert_eq!(resumed.status.code(), Some(2), "{}", said(&resumed));
+    assert!(said(&resumed).contains("expected a run"), "{}", said(&resumed));
+}
+
+/// The processes that this one has started.
+fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn kill(pid: u32) {
+    // It may be gone by now.
+    Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+#[test]
+fn forty_random_kills_change_nothing() {
+    let mut state = 7u64;
+    let mut random = |below: u64| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let place = Place::new();
+    let (mut kills, mut runs) = (0, 0);
+    while kills < 40 {
+        runs += 1;
+        let name = format!("run{runs}");
+        let run = place.path(&name);
+        let mut coordinator = start(&mut place.search(&name, &[]));
+        loop {
+            std::thread::sleep(Duration::from_millis(50 + random(250)));
+            let status = coordinator.try_wait().unwrap();
+            if status.is_some_and(|status| status.success()) {
+                break;
+            }
+            let trials = children(coordinator.id());
+            if status.is_none() && kills < 40 {
+                kills += 1;
+                match trials.as_slice() {
+                    [_, ..] if random(2) == 0 => kill(trials[random(trials.len() as u64) as usize]),
+                    _ => coordinator.kill().unwrap(),
+                }
+            }
+            if coordinator.try_wait().unwrap().is_some_and(|status| !status.success()) {
+                // Killed before it was a run, it is begun anew.
+                let started = run.join("run.json").exists();
+                if !started && run.exists() {
+                    fs::remove_dir_all(&run).unwrap();
+                }
+                let mut again =
+                    if started { eas("resume", &run) } else { place.search(&name, &[]) };
+                coordinator = start(&mut again);
+            }
+        }
+        assert_undisturbed(&run, &format!("{kills} kills, run {runs}"));
+    }
+}
+
+#[test]
+fn an_interrupted_run_says_how_to_go_on_and_goes_on_from_its_checkpoints() {
+    let place = Place::new();
+    let run = place.path("run");
+    let mut command = place.search("run", &["start.epochs=400"]);
+    let coordinator = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let epochs = run.join("trials/0000/attempts/1/epochs.jsonl");
+    wait_until("an epoch", || epochs.exists());
+    Command::new("kill").args(["-INT", &coordinator.id().to_string()]).status().unwrap();
+    let ended = coordinator.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", said(&ended));
+    assert!(said(&ended).contains("eas resume"), "{}", said(&ended));
+    let done = fs::read_to_string(&epochs).unwrap().lines().count();
+    assert!((1..400).contains(&done), "{done} epochs before the interruption");
+    succeeds(&mut eas("resume", &run));
+    let second = fs::read_to_string(run.join("trials/0000/attempts/2/epochs.jsonl")).unwrap();
+    let first_line: Value = serde_json::from_str(second.lines().next().unwrap()).unwrap();
+    assert_eq!(first_line["epoch"], done, "the second attempt goes on where the first stopped");
+    assert_eq!(second.lines().count() + done, 400);
+}
+
+#[test]
+fn a_finished_run_is_left_as_it_is() {
+    let place = Place::new();
+    let run = place.path("run");
+    let first = succeeds(&mut place.search("run", &[]));
+    let before = files(&run);
+    let second = succeeds(&mut eas("resume", &run));
+    assert_eq!(first.stdout, second.stdout);
+    assert_eq!(files(&run), before);
+}
+
+/// Every file of a folder but the lock, with its bytes.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else if !path.ends_with("lock") {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+#[test]
+fn a_trial_that_hangs_is_stopped_and_tried_again() {
+    let place = Place::new();
+    let run = place.path("run");
+    let wish = format!("trial.step=hang={}", place.path("marker").display());
+    succeeds(place.search("run", &["run.silence=2s"]).env("EAS_FAILPOINT", &wish));
+    assert_undisturbed(&run, "one hung");
+    let ending = json(&run.join("trials/0000/attempts/1/ending.json"));
+    assert_eq!((&ending["kind"], &ending["why"]), (&"lost".into(), &"no progress for 2s".into()));
+}
+
+#[test]
+fn what_can_not_be_carried_out_ends_with_its_reason() {
+    for (wish, set, expected) in [
+        ("trial.step=hang", ["run.timeout=1s"].as_slice(), "it took longer than 1s"),
+        (
+            "trial.step=hang",
+            &["run.silence=1s", "run.retries.lost=1"],
+            "it was lost 2 times; at last: no progress for 1s",
+        ),
+        (
+            "trial.built=abort",
+            &["run.retries.failed=2"],
+            "the program failed 3 times; at last: signal 6",
+        ),
+        ("", &["run.memory=1000B"], "expected to need at most 1000B of memory to train, found"),
+    ] {
+        let place = Place::new();
+        let ended = output(place.search("run", set).env("EAS_FAILPOINT", wish));
+        assert_eq!(ended.status.code(), Some(1), "{wish} {set:?}: {}", said(&ended));
+        assert!(said(&ended).contains(expected), "{wish} {set:?}: {}", said(&ended));
+        let result = json(&place.path("run/trials/0000/result.json"));
+        assert_eq!(result["ending"]["kind"], "failed", "{wish} {set:?}");
+    }
+}
+
+#[test]
+fn a_run_has_one_coordinator_and_any_number_of_watchers() {
+    let place = Place::new();
+    let run = place.path("run");
+    let mut coordinator = start(place.search("run", &[]).env("EAS_FAILPOINT", "trial.step=hang"));
+    wait_until("a trial", || run.join("trials/0000/attempts/1").exists());
+    let pid = coordinator.id();
+    let second = output(&mut eas("resume", &run));
+    assert_eq!(second.status.code(), Some(1), "{}", said(&second));
+    assert!(said(&second).contains(&format!("process {pid} on ")), "{}", said(&second));
+    let status = |run: &Path| -> Value {
+        serde_json::from_slice(&succeeds(eas("status", run).arg("--json")).stdout).unwrap()
+    };
+    assert_eq!(
+        (&status(&run)["state"], &status(&run)["coordinator"]["pid"]),
+        (&"running".into(), &pid.into())
+    );
+    let copy = place.path("copy");
+    Command::new("cp").arg("-r").arg(&run).arg(&copy).status().unwrap();
+    assert_eq!(status(&copy)["state"], "stopped");
+    let watched = succeeds(&mut eas("watch", &copy));
+    assert!(said(&watched).contains("stopped"), "{}", said(&watched));
+    let trials = children(pid);
+    assert!(!trials.is_empty(), "the trial's process");
+    coordinator.kill().unwrap();
+    coordinator.wait().unwrap();
+    wait_until("orphans leave", || {
+        trials.iter().all(|trial| !Path::new(&format!("/proc/{trial}")).exists())
+    });
+    assert_eq!(status(&run)["state"], "stopped");
+    resume(&run, None);
+    assert_eq!(status(&run)["state"], "finished");
+    assert_undisturbed(&run, "a coordinator killed while its trial hung");
+}
+
+#[test]
+fn torn_bytes_are_found_and_never_trained_from() {
+    let place = Place::new();
+    let run = place.path("run");
+    succeeds(&mut place.search("run", &[]));
+    let report = json(&run.join("report.json"));
+    let best = report["rows"][0]["trial"].as_str().unwrap().to_owned();
+    let model = json(&run.join(format!("trials/{best}/result.json")))["model"].clone();
+    let (shelf, rest) = model.as_str().unwrap().split_at(2);
+    let weights = run.join("store").join(shelf).join(rest).join("weights.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for (what, torn) in [("shorter", &whole[..whole.len() / 2]), ("a bit flipped", &flipped)] {
+        fs::write(&weights, torn).unwrap();
+        let verified = output(&mut eas("verify", &run));
+        assert_eq!(verified.status.code(), Some(DAMAGED), "{what}: {}", said(&verified));
+        assert!(said(&verified).contains("damaged"), "{what}: {}", said(&verified));
+        let shown = output(eas("show", &run).arg(&best).arg("--json"));
+        assert!(!shown.status.success(), "{what}: {}", said(&shown));
+    }
+    fs::write(&weights, whole).unwrap();
+    fs::remove_file(run.join("index.sqlite")).unwrap();
+    fs::write(run.join("index.sqlite"), "torn").unwrap();
+    assert_eq!(output(&mut eas("verify", &run)).status.code(), Some(DAMAGED));
+    succeeds(eas("verify", &run).arg("--rebuild"));
+    assert_undisturbed(&run, "mended");
+}
+
+#[test]
+fn other_data_or_a_newer_run_is_refused() {
+    let place = Place::new();
+    let run = place.path("run");
+    let wish = format!("trial.trained=abort={}", place.path("marker").display());
+    let set = ["run.retries.failed=0"];
+    assert!(!output(place.search("run", &set).env("EAS_FAILPOINT", &wish)).status.success());
+    let plan = fs::read_to_string(run.join("plan.toml")).unwrap();
+    fs::write(run.join("plan.toml"), plan.replace("noise = 0.3", "noise = 0.4")).unwrap();
+    let resumed = output(&mut eas("resume", &run));
+    assert!(said(&resumed).contains("another assignment (other data)"), "{}", said(&resumed));
+    fs::write(run.join("plan.toml"), plan).unwrap();
+    let about = fs::read_to_string(run.join("run.json")).unwrap();
+    fs::write(run.join("run.json"), about.replace("\"format\": 2", "\"format\": 3")).unwrap();
+    for command in ["resume", "status", "verify", "trials"] {
+        let refused = output(&mut eas(command, &run));
+        assert_eq!(refused.status.code(), Some(2), "{command}: {}", said(&refused));
+        assert!(said(&refused).contains("a newer version"), "{command}: {}", said(&refused));
+    }
+}
+
+#[test]
+fn the_same_training_is_never_done_twice() {
+    let place = Place::new();
+    let run = place.path("run");
+    let narrow = [
+        "stage.0.actions=[\"widen x1\"]",
+        "stage.1.actions=[\"widen x1\"]",
+        "stage.1.parent=start",
+        "stage.1.networks=6",
+    ];
+    succeeds(&mut place.search("run", &narrow));
+    let results: Vec<Value> =
+        (1..=12).map(|trial| json(&run.join(format!("trials/{trial:04}/result.json")))).collect();
+    let trained: Vec<&Value> =
+        results.iter().filter(|result| result["same_as"].is_null()).collect();
+    let networks: BTreeSet<&str> =
+        trained.iter().map(|result| result["fingerprint"].as_str().unwrap()).collect();
+    assert_eq!(
+        networks.len(),
+        trained.len(),
+        "a network of one parent trained twice: {trained:#?}"
+    );
+    let repeats = |trials: std::ops::RangeInclusive<usize>, of: std::ops::RangeInclusive<u64>| {
+        trials.into_iter().any(|trial| {
+            let same_as = results[trial - 1]["same_as"].as_str();
+            same_as.is_some_and(|same| of.contains(&same.parse().unwrap()))
+        })
+    };
+    assert!(repeats(1..=3, 1..=3), "no duplicate within a batch: {results:#?}");
+    assert!(repeats(4..=6, 1..=3), "no duplicate of an earlier batch: {results:#?}");
+    assert!(repeats(7..=12, 1..=6), "no duplicate of an earlier stage: {results:#?}");
+    for result in results.iter().filter(|result| !result["same_as"].is_null()) {
+        let same =
+            json(&run.join(format!("trials/{}/result.json", result["same_as"].as_str().unwrap())));
+        for key in ["fingerprint", "ending", "model", "momentum"] {
+            assert_eq!(result[key], same[key], "{key} of {result}");
+        }
+    }
+    let shown = succeeds(&mut eas("trials", &run));
+    assert!(said(&shown).contains("(as 00"), "{}", said(&shown));
+    succeeds(&mut eas("verify", &run));
+}
+
+#[test]
+fn a_deadline_hands_over_what_there_is_and_can_be_put_off() {
+    let place = Place::new();
+    let run = place.path("run");
+    let set = ["run.deadline=0s"];
+    succeeds(&mut place.search("run", &set));
+    for name in ["event.before", "event.written"] {
+        let wish = format!("{name}=abort={}", place.path(&format!("{name}.marker")).display());
+        assert!(!output(place.search(name, &set).env("EAS_FAILPOINT", &wish)).status.success());
+        resume(&place.path(name), None);
+        assert_eq!(outcome(&place.path(name)), outcome(&run), "{name}");
+    }
+    let report = json(&run.join("report.json"));
+    assert_eq!((&report["children"], &report["rows"][0]["purpose"]), (&0.into(), &"final".into()));
+    succeeds(&mut eas("verify", &run));
+    succeeds(eas("resume", &run).args(["--extend-deadline", "1h", "--extend-batches", "1"]));
+    let report = json(&run.join("report.json"));
+    // Nine of the plan, and a batch of three.
+    assert_eq!(report["children"], 12, "{report}");
+    succeeds(&mut eas("verify", &run));
+    let results = outcome(&run);
+    for (key, value) in UNDISTURBED.iter().filter(|(_, value)| value["purpose"] == "child") {
+        assert_eq!(results.get(key), Some(value), "{key}");
+    }
+}
