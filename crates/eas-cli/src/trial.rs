@@ -213,7 +213,9 @@ impl Workshop<'_> {
                         let part = position.step as f64 / steps.max(1) as f64;
                         work.beat((before + position.epoch) as f64 + part)?;
                         let stops = stop::interrupted();
-                        if stops || work.kept.elapsed() >= self.checkpoint {
+                        let due = stops || work.kept.elapsed() >= self.checkpoint;
+                        // What has left the finite numbers is about to be noticed as diverged.
+                        if due && parameters.is_finite() {
                             number += 1;
                             let checkpoint = Checkpoint {
                                 model: parameters.to_model(&network)?,
@@ -254,8 +256,15 @@ impl Workshop<'_> {
                         ControlFlow::Break(())
                     }
                 },
-            )?;
+            );
             failed?;
+            let training = match training {
+                Ok(training) => training,
+                // Its files were read by now, so what fails here is the network's fault.
+                Err(error) => {
+                    return Ok(Some(ended(work, Ending::Failed { why: format!("{error:#}") })));
+                }
+            };
             match training.end {
                 TrainingEnd::Finished => {}
                 TrainingEnd::Diverged { epoch } => {
