@@ -246,6 +246,13 @@ fn a_network_is_trained_and_tested_and_goes_on() {
     let tested = folder.eas(["test", "longer", "--data", "synthetic", "--json"]).exits(0).json();
     let share = tested["correct"].as_f64().unwrap() / tested["images"].as_f64().unwrap();
     assert_eq!(tested["accuracy"].as_f64(), Some(share));
+    let harder = ["--set", "data.noise=8.0", "--json"];
+    let harder = ["test", "longer", "--data", "synthetic"].into_iter().chain(harder);
+    let harder = folder.eas(harder).exits(0).json();
+    assert_eq!(harder["images"], tested["images"]);
+    assert!(harder["correct"].as_u64() < tested["correct"].as_u64(), "{harder}\n{tested}");
+    let stray = ["test", "longer", "--data", "synthetic", "--set", "noise=8.0"];
+    assert!(folder.eas(stray).exits(2).stderr.contains("expected a key of the data set"));
     let again = folder.eas(["train", "trained", "--data", "synthetic", "--out", "trained"]);
     assert!(again.exits(2).stderr.contains("trained: this already exists"));
     let other = folder.eas(["test", "longer", "--data", "fashion_mnist_subset"]).exits(2);

@@ -359,6 +359,9 @@ pub(crate) struct Test {
     /// The data set: NAME, or NAME=PATH
     #[arg(long, value_name = "NAME[=PATH]")]
     pub(crate) data: String,
+    /// A key of the data set to set, such as data.height=8; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::ensure;
 use eas_ir::{Fingerprint, Network, Rng};
 use eas_transform::grow_network;
 
@@ -69,6 +70,12 @@ pub fn search(
     for (number, first) in stage.first_trials.iter().enumerate() {
         let stream = rng.split_index(number as u64);
         let proposals = controller.propose(scope, stage.networks, &stream.split("propose"))?;
+        ensure!(
+            proposals.len() == stage.networks,
+            "the controller was asked for {} episodes and proposed {}",
+            stage.networks,
+            proposals.len()
+        );
         let mut batch =
             Batch::new(scope, stage.parent, proposals, *first, &stream, &all, &mut trained)?;
         on_event(Event::Proposed { batch: number, assignments: &batch.assignments })?;

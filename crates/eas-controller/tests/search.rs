@@ -173,6 +173,44 @@ fn a_stopped_search_keeps_what_is_done() {
     }
 }
 
+/// Random search that proposes one episode more than it is asked for.
+#[derive(Debug)]
+struct Eager(Random);
+
+impl Controller for Eager {
+    fn propose(
+        &mut self,
+        scope: &Scope<'_>,
+        count: usize,
+        rng: &Rng,
+    ) -> anyhow::Result<Vec<Proposal>> {
+        self.0.propose(scope, count + 1, rng)
+    }
+
+    fn observe(&mut self, _: &Scope<'_>, _: &[Trial]) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_batch_has_as_many_networks_as_were_asked_for() {
+    let (space, transforms, actions) = (ConvNet::small(), transforms(), actions(&["widen x1"]));
+    let parent = start(&space);
+    let scope = Scope {
+        space: &space,
+        transforms: &transforms,
+        actions: &actions,
+        batch: 64,
+        parent: &parent,
+    };
+    let stage = Batches { parent: TrialId(0), batches: 2, networks: 3, first_trial: TrialId(1) };
+    let mut eager = Eager(Random::default());
+    let judge = &mut Judge::default();
+    let error =
+        search(&scope, &stage, &mut eager, judge, &Rng::new(1), &mut |_| Ok(())).unwrap_err();
+    assert_eq!(error.to_string(), "the controller was asked for 3 episodes and proposed 4");
+}
+
 #[test]
 fn no_episode_leaves_the_space() {
     let transforms = transforms();

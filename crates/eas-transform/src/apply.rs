@@ -27,11 +27,11 @@ pub fn apply(parent: &Model, patch: &Patch, noise: Noise<'_>) -> anyhow::Result<
     for (parameter, _) in parameter_list(&patch.network, &shapes) {
         let value = match (patch.weights.get(&parameter), parent.weights().get(&parameter)) {
             (Some(derive), _) => {
-                let stream = match noise {
+                let mut stream = match noise {
                     Noise::Off => None,
                     Noise::On(rng) => Some(rng.split("noise").split(&parameter.to_string())),
                 };
-                evaluate(derive, parent.weights(), stream.as_ref())
+                evaluate(derive, parent.weights(), stream.as_mut())
                     .with_context(|| format!("{parameter} can't be derived"))?
             }
             (None, Some(kept)) => kept.clone(),
@@ -42,7 +42,8 @@ pub fn apply(parent: &Model, patch: &Patch, noise: Noise<'_>) -> anyhow::Result<
     Model::new(patch.network.clone(), weights).context("the patched weights don't fit")
 }
 
-fn evaluate(derive: &Derive, old: &Weights, noise: Option<&Rng>) -> anyhow::Result<Tensor> {
+/// One stream runs through all parts of a parameter, so that no two of them get the same noise.
+fn evaluate(derive: &Derive, old: &Weights, mut noise: Option<&mut Rng>) -> anyhow::Result<Tensor> {
     Ok(match derive {
         Derive::Old(id) => old.get(id).with_context(|| format!("no old parameter {id}"))?.clone(),
         Derive::Gather { of, axis, index, scale } => {
@@ -51,18 +52,18 @@ fn evaluate(derive: &Derive, old: &Weights, noise: Option<&Rng>) -> anyhow::Resu
         Derive::Concat { axis, parts } => {
             let parts = parts
                 .iter()
-                .map(|part| evaluate(part, old, noise))
+                .map(|part| evaluate(part, old, noise.as_deref_mut()))
                 .collect::<anyhow::Result<Vec<_>>>()?;
             concat(*axis, &parts)?
         }
         Derive::Identity { shape } => identity(shape)?,
         Derive::Fill { shape, value } => tensor(shape, vec![*value; shape.iter().product()]),
         Derive::Noisy { of, ratio, source, only } => {
-            let exact = evaluate(of, old, noise)?;
+            let exact = evaluate(of, old, noise.as_deref_mut())?;
             let source = old.get(source).with_context(|| format!("no old parameter {source}"))?;
             match noise {
                 None => exact,
-                Some(rng) => add_noise(exact, ratio * deviation(source), only, &mut rng.clone()),
+                Some(rng) => add_noise(exact, ratio * deviation(source), only, rng)?,
             }
         }
     })
@@ -120,18 +121,20 @@ fn add_noise(
     deviation: f64,
     only: &Option<(usize, Vec<usize>)>,
     rng: &mut Rng,
-) -> Tensor {
+) -> anyhow::Result<Tensor> {
     let mut noisy = exact;
     let mut add = |value: &mut f32| *value += (rng.normal() * deviation) as f32;
     match only {
         None => noisy.iter_mut().for_each(&mut add),
         Some((axis, entries)) => {
+            let length = noisy.shape().get(*axis).copied().unwrap_or(0);
             for entry in entries {
+                ensure!(*entry < length, "noise on entry {entry} of an axis of {length}");
                 noisy.index_axis_mut(Axis(*axis), *entry).iter_mut().for_each(&mut add);
             }
         }
     }
-    noisy
+    Ok(noisy)
 }
 
 /// Momentum for a child, from its parent's. Momentum is a sum of gradients, so it follows the

@@ -26,7 +26,8 @@ pub enum Verdict {
 /// What a comparison of a child with its parent found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// Largest difference of a logit, in deviations of the parent's logits over the probe.
+    /// Largest difference of a logit, in deviations of the parent's logits over the probe; the bare
+    /// difference where nothing could be tested, as they hardly deviate.
     pub gap: f64,
     /// Deviation of the parent's logits: of each class over the probe, root mean square over
     /// classes.
@@ -40,9 +41,14 @@ impl std::fmt::Display for Certificate {
         let verdict = match self.verdict {
             Verdict::Preserved => "function preserved",
             Verdict::Broken => "function CHANGED",
-            Verdict::NotTestable => "not testable: the logits hardly vary over the probe",
+            Verdict::NotTestable => {
+                return out.write_str("not testable: the logits hardly vary over the probe");
+            }
         };
-        write!(out, "{verdict} (largest difference {:.1e} deviations of the logits)", self.gap)
+        match self.gap {
+            0.0 => write!(out, "{verdict} (to the last bit)"),
+            gap => write!(out, "{verdict} (largest difference {gap:.1e} deviations of the logits)"),
+        }
     }
 }
 

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail, ensure};
-use eas_ir::{Network, NodeId, Op, ParamId, Rng, Role, Shapes};
+use eas_ir::{Network, Node, NodeId, Op, ParamId, Rng, Role, Shapes};
 
+use crate::options::LARGEST;
 use crate::patch::{Derive, GradientMap, Patch};
 
 /// Layers whose outputs are one set of channels, because additions tie them: they are widened
@@ -19,11 +20,11 @@ pub struct ChannelGroup {
 }
 
 /// Every group of channels that may be widened, in topological order of the first producer. Left out
-/// are groups tied to the input, to a concatenation or to the logits, and groups with a grouped
-/// convolution that isn't depthwise.
+/// are groups tied to the input or to a concatenation, groups that reach the logits unchanged, and
+/// groups with a grouped convolution that isn't depthwise.
 pub fn channel_groups(network: &Network, shapes: &Shapes) -> Vec<ChannelGroup> {
     let mut group_of: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let mut groups: Vec<(Vec<NodeId>, bool)> = Vec::new();
+    let mut groups: Vec<Vec<NodeId>> = Vec::new();
     for node in network.nodes() {
         let inputs: Vec<usize> = node.inputs.iter().map(|input| group_of[input]).collect();
         let group = match node.op {
@@ -43,36 +44,26 @@ pub fn channel_groups(network: &Network, shapes: &Shapes) -> Vec<ChannelGroup> {
                 }
                 first
             }
-            Op::Conv { groups: count, .. } => {
-                if count > 1 {
-                    // Its kernel sees channels in fixed groups, which replicas would break up.
-                    groups[inputs[0]].1 = true;
-                }
-                groups.push((vec![node.id], count > 1));
-                groups.len() - 1
-            }
-            Op::Linear { .. } => {
-                groups.push((vec![node.id], false));
+            Op::Conv { .. } | Op::Linear { .. } => {
+                groups.push(vec![node.id]);
                 groups.len() - 1
             }
             Op::Input { .. } | Op::Flatten | Op::Concat => {
-                groups.push((Vec::new(), true));
+                groups.push(Vec::new());
                 groups.len() - 1
             }
         };
         group_of.insert(node.id, group);
     }
-    if let Some(output) = network.output() {
-        groups[group_of[&output.id]].1 = true;
-    }
-    let open = groups.into_iter().filter(|(producers, locked)| !producers.is_empty() && !locked);
-    let mut open: Vec<ChannelGroup> = open
-        .map(|(mut producers, _)| {
+    let mut open: Vec<ChannelGroup> = groups
+        .into_iter()
+        .filter(|producers| !producers.is_empty())
+        .map(|mut producers| {
             producers.sort_by_key(|id| position(network, *id));
             ChannelGroup { width: shapes[producers[0]].channels(), producers }
         })
         .filter(|group| {
-            // A grouped convolution may stand behind a concatenation; following the channels tells.
+            // Whether all that read the channels can follow, one replica more tells.
             let index: Vec<usize> = (0..group.width).chain([0]).collect();
             let maps = group.producers.iter().map(|id| (*id, index.clone())).collect();
             follow(network, network, &maps).is_ok()
@@ -92,7 +83,7 @@ fn is_depthwise(op: &Op, channels: usize) -> bool {
 }
 
 fn merge(
-    groups: &mut [(Vec<NodeId>, bool)],
+    groups: &mut [Vec<NodeId>],
     group_of: &mut BTreeMap<NodeId, usize>,
     into: usize,
     from: usize,
@@ -100,9 +91,8 @@ fn merge(
     if into == from {
         return;
     }
-    let (producers, locked) = std::mem::take(&mut groups[from]);
-    groups[into].0.extend(producers);
-    groups[into].1 |= locked;
+    let producers = std::mem::take(&mut groups[from]);
+    groups[into].extend(producers);
     group_of.values_mut().filter(|group| **group == from).for_each(|group| *group = into);
 }
 
@@ -110,9 +100,10 @@ fn merge(
 /// (Net2WiderNet, Chen et al. 2016, section 2.2).
 ///
 /// # Errors
-/// A width that isn't larger than the present one.
+/// A width that isn't larger than the present one, or too large for any layer.
 pub fn replicate(width: usize, to: usize, rng: &mut Rng) -> anyhow::Result<Vec<usize>> {
     ensure!(to > width, "expected a width above the present {width}, found {to}");
+    ensure!(to <= LARGEST, "expected a width of at most {LARGEST}, found {to}");
     Ok((0..width).chain((width..to).map(|_| rng.below(width))).collect())
 }
 
@@ -126,7 +117,8 @@ pub fn replicate(width: usize, to: usize, rng: &mut Rng) -> anyhow::Result<Vec<u
 /// new nodes the caller adds where their weights come from.
 ///
 /// # Errors
-/// Maps that additions or grouped convolutions can't follow, or that lose a channel.
+/// Maps that additions or grouped convolutions can't follow, that lose a channel, or that change the
+/// logits.
 pub fn rewire(
     parent: &Network,
     child: Network,
@@ -137,11 +129,8 @@ pub fn rewire(
     let mut child = child;
     let mut weights = BTreeMap::new();
     for old in parent.nodes() {
-        let (inputs, output): (Vec<Copies>, _) = {
-            let Some(node) = child.node(old.id) else { continue };
-            let inputs = node.inputs.iter().map(|input| followed[input].clone()).collect();
-            (inputs, followed[&node.id].clone())
-        };
+        let Some(node) = child.node(old.id) else { continue };
+        let (inputs, output) = (known_inputs(&followed, node)?, &followed[&node.id]);
         let mut derive = |role, derived: Derive| {
             weights.insert(ParamId::new(old.id, role), derived);
         };
@@ -152,7 +141,7 @@ pub fn rewire(
         match old.op {
             Op::BatchNorm { .. } if inputs[0].changed() => {
                 for role in [Role::Gamma, Role::Beta, Role::Mean, Role::Variance] {
-                    derive(role, copy(role, &inputs[0]));
+                    derive(role, copy(role, inputs[0]));
                 }
             }
             Op::Conv { bias, .. } | Op::Linear { bias, .. } => {
@@ -170,7 +159,7 @@ pub fn rewire(
                         value = value.noisy(noise, weight, Some((0, replicas)));
                     }
                     if bias {
-                        derive(Role::Bias, copy(Role::Bias, &output));
+                        derive(Role::Bias, copy(Role::Bias, output));
                     }
                     set_width(&mut child, old.id, output.index.len(), depthwise);
                 }
@@ -245,6 +234,12 @@ fn follow(
     for node in child.nodes() {
         let old = parent.node(node.id);
         let copies = if let Some(index) = maps.get(&node.id) {
+            let grouped = matches!(node.op, Op::Conv { groups, .. } if groups > 1);
+            ensure!(
+                !grouped,
+                "{} is a grouped convolution, whose channels can't be mapped",
+                node.id
+            );
             let channels = match old {
                 Some(_) => shapes[node.id].channels(),
                 None => index.iter().max().map_or(0, |last| last + 1),
@@ -256,11 +251,7 @@ fn follow(
             ensure!(!missing.contains(&true), "{}: the map loses a channel", node.id);
             Copies { old: channels, index: index.clone() }
         } else if let Some(old) = old {
-            let inputs: Option<Vec<&Copies>> =
-                node.inputs.iter().map(|input| followed.get(input)).collect();
-            let inputs = inputs.with_context(|| {
-                format!("{} reads a new node that doesn't stand for an old one", node.id)
-            })?;
+            let inputs = known_inputs(&followed, node)?;
             let old_inputs: Vec<_> = old.inputs.iter().map(|input| shapes[*input]).collect();
             for (new, shape) in inputs.iter().zip(&old_inputs) {
                 ensure!(new.old == shape.channels(), "{} reads something else now", node.id);
@@ -272,7 +263,19 @@ fn follow(
         };
         followed.insert(node.id, copies);
     }
+    let logits = child.output().and_then(|output| followed.get(&output.id));
+    ensure!(!logits.is_some_and(Copies::changed), "the logits would be replicated, too");
     Ok(followed)
+}
+
+/// The copies that a node reads.
+fn known_inputs<'a>(
+    followed: &'a BTreeMap<NodeId, Copies>,
+    node: &Node,
+) -> anyhow::Result<Vec<&'a Copies>> {
+    let inputs: Option<_> = node.inputs.iter().map(|input| followed.get(input)).collect();
+    inputs
+        .with_context(|| format!("{} reads a new node that doesn't stand for an old one", node.id))
 }
 
 /// What an operation makes of the copies at its inputs.

@@ -10,11 +10,12 @@
 //! assert!(report.edits > 0 && report.worst < 1e-5);
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use eas_ir::{
     Gradients, Images, Model, Network, ParamId, Reference, Rng, Role, Shape, Tensor, Weights,
     tensor,
@@ -22,7 +23,7 @@ use eas_ir::{
 
 use crate::apply::{Noise, apply, carry_momentum};
 use crate::certificate::{Verdict, certify};
-use crate::edit::Edit;
+use crate::edit::{Candidate, Edit};
 use crate::patch::{GradientMap, Patch};
 use crate::registry::Transforms;
 use crate::space::{Problem, SearchSpace};
@@ -31,7 +32,7 @@ use crate::space::{Problem, SearchSpace};
 pub const CHAIN: usize = 10;
 
 /// The largest difference between a child's gradient and its parent's, carried, that counts as none:
-/// relative to the largest gradient of the parameter.
+/// relative to the largest entry of all gradients.
 pub const GRADIENT_TOLERANCE: f64 = 1e-4;
 
 /// Images of a probe.
@@ -240,11 +241,13 @@ fn offered(
     let mut offered = Vec::new();
     for name in transforms.names() {
         let transform = transforms.get(name)?;
-        for candidate in transform.edits(network, space) {
-            let (site, target) = (candidate.site, candidate.target);
+        let mut paths = BTreeSet::new();
+        for Candidate { site, target, path } in transform.edits(network, space) {
             let patch = transform.patch(network, site, target, &mut Rng::new(0));
             let edit = Edit { transform: name.to_owned(), site, target };
             let patch = patch.with_context(|| format!("{edit} is offered, but can't be made"))?;
+            // A policy that comes to the end of a path could not choose between two edits there.
+            ensure!(paths.insert(path.clone()), "{edit}: path {path:?} leads to another edit, too");
             // Depth and size bounds are the space's to keep; broken rules are the transform's fault.
             patch.network.verify().with_context(|| format!("{edit} makes no network"))?;
             if space.admits(&patch.network, 1).is_ok() {

@@ -4,8 +4,8 @@
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The largest width or kernel that an option may name.
-const LARGEST: usize = 1 << 16;
+/// The largest width or kernel that an option may name, and that an edit may widen to.
+pub(crate) const LARGEST: usize = 1 << 16;
 
 /// A rising list of widths.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

@@ -2,9 +2,10 @@
 
 use eas_ir::{Forward, Mode, Model, ParamId, Reference, Rng, Role};
 use eas_transform::{
-    ConvNet, Deepen, Edit, SearchSpace, Transforms, Verdict, Widen, calibrate, certify, drift,
-    grow, law,
+    ConvNet, Deepen, Derive, Edit, GradientMap, Noise, Patch, SearchSpace, Transforms, Verdict,
+    Widen, apply, calibrate, certify, drift, grow, law,
 };
+use ndarray::Axis;
 
 fn transforms() -> Transforms {
     Transforms::new([
@@ -155,6 +156,24 @@ fn noise_moves_replicas_alone_and_as_far_as_its_ratio_says() {
     for (id, values) in others {
         assert_eq!(values, &noisy.weights()[id], "{id}");
     }
+}
+
+#[test]
+fn no_two_parts_of_a_parameter_get_the_same_noise() {
+    let (parent, rng, _) = model(3);
+    let old = ParamId::new(parent.network().output().unwrap().id, Role::Weight);
+    let half = |first: usize| {
+        let index: Vec<usize> = (first..first + 2).collect();
+        Derive::Old(old).gather(0, index, vec![1.0; 2]).noisy(0.1, old, None)
+    };
+    let parts = vec![half(0), half(2)];
+    let weights = [(old, Derive::Concat { axis: 0, parts })].into();
+    let (network, calibrate) = (parent.network().clone(), Vec::new());
+    let patch = Patch { network, weights, gradient: GradientMap::Exact, calibrate };
+    let noisy = apply(&parent, &patch, Noise::On(&rng)).unwrap();
+    let noise = &noisy.weights()[&old] - &parent.weights()[&old];
+    let difference = &noise.select(Axis(0), &[0, 1]) - &noise.select(Axis(0), &[2, 3]);
+    assert!(difference.iter().all(|value| value.abs() > 1e-6), "{difference}");
 }
 
 #[test]

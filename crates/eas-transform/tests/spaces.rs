@@ -112,6 +112,13 @@ fn any_network_file_can_be_a_start_with_its_labelled_layers() {
     for expected in ["widen n1 to 6", "deepen n1 with kernel 5"] {
         assert!(offered.iter().any(|edit| edit == expected), "{offered:?}");
     }
+    let labels = network.to_toml().replace("label = \"linear4.0\"", "label = \"linear3.0\"");
+    assert_ne!(labels, network.to_toml());
+    std::fs::write(folder.path().join("labels.toml"), labels).unwrap();
+    let space = build("network", "start = \"labels.toml\"").unwrap();
+    let error = format!("{:#}", space.start(&problem(folder.path())).unwrap_err());
+    assert!(error.contains("found conv3.0 and linear3.0"), "{error}");
+    let space = build("network", options).unwrap();
     let wrong = Problem { classes: 9, ..problem(folder.path()) };
     let error = format!("{:#}", space.start(&wrong).unwrap_err());
     assert!(error.contains("10") && error.contains('9'), "{error}");

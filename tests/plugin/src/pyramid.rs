@@ -49,7 +49,7 @@ inventory::submit! {
         "plain CNNs whose blocks widen by a constant number of filters",
         r#"base = 16  # filters of the first block
 growth = 16  # filters that each block has more than the one before
-limits = { depth = 32, parameters = "30M", macs = "1.5G", memory = "10GiB", blocks = 5, layers = 10 }  # what no network exceeds
+limits = { depth = 32, parameters = "30M", macs = "1.5G", memory = "10GiB", blocks = 5, layers = 10 }  # what no network exceeds; blocks and layers of a block: those that edits may be picked from
 "#,
         |options| {
             let options = parse_options::<Options>(options)?;

@@ -28,7 +28,7 @@ use crate::exit;
 use crate::plan::{Named, Plan};
 use crate::print;
 use crate::runs::Damaged;
-use crate::spec::{SpecErrors, read_plan};
+use crate::spec::{SpecErrors, as_toml, read_plan};
 
 /// Runs a command line and returns the exit code.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -128,7 +128,8 @@ pub(crate) fn plan_of(spec: Option<&Path>, overrides: &SpecArgs) -> anyhow::Resu
     Ok((text, plan))
 }
 
-/// A data set named on the command line: `NAME` or `NAME=PATH`, with `data.KEY=VALUE` options.
+/// A data set named on the command line: `NAME` or `NAME=PATH`, with `data.KEY=VALUE` arguments for
+/// its options.
 pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn DataSource>> {
     let (name, path) = match text.split_once('=') {
         Some((name, path)) => (name, Some(path.to_owned())),
@@ -142,7 +143,12 @@ pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn Da
     if let Some(path) = path {
         options.push(format!("path = {}", toml::Value::from(path)));
     }
-    options.extend(set.iter().cloned());
+    for argument in set {
+        let option = argument.strip_prefix("data.").ok_or_else(|| {
+            bad_input(format!("--set {argument}: expected a key of the data set, data.KEY=VALUE"))
+        })?;
+        options.push(as_toml(option));
+    }
     let text = options.join("\n");
     let table = toml::de::DeTable::parse(&text).map_err(|e| bad_input(e.message()))?;
     let span = table.span();

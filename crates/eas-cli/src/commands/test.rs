@@ -20,7 +20,7 @@ struct Tested {
 
 pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     let SavedModel { model, metadata } = SavedModel::load(&args.model)?;
-    let source = data_of(&args.data, &[])?;
+    let source = data_of(&args.data, &args.set)?;
     let directory = Path::new("");
     let known = source.implementation.describe(directory).map_err(bad_input)?;
     let (shape, classes) = (known.shape, known.classes);

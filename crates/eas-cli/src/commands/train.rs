@@ -2,16 +2,21 @@
 
 use std::ops::ControlFlow;
 
-use eas_ir::{LoadError, Model, Rng, SavedModel};
-use eas_train::{EpochRecord, Oracle, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
+use eas_ir::{LoadError, Metadata, Model, NodeId, Op, Rng, SavedModel};
+use eas_train::{
+    EpochRecord, Oracle, Progress, Recipe, RecipeSpec, TrainingEnd, calibration_images, split,
+    train,
+};
+use eas_transform::calibrate;
 use serde::Serialize;
 
 use super::{bad_input, data_of, load_network};
 use crate::args;
 use crate::exit;
 use crate::print::{self, percent};
+use crate::spec::as_toml;
 use crate::stop;
-use crate::trial::saved;
+use crate::trial::{CALIBRATION, saved};
 
 #[derive(Serialize)]
 struct Trained {
@@ -22,11 +27,10 @@ struct Trained {
 
 pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     stop::listen();
-    let (data_set, recipe_set): (Vec<&String>, Vec<&String>) =
-        args.set.iter().partition(|text| text.starts_with("data."));
-    let strip = |text: &&String| text.trim_start_matches("data.").to_owned();
-    let source = data_of(&args.data, &data_set.iter().map(strip).collect::<Vec<_>>())?;
-    let recipe = recipe(&args.recipe, &recipe_set)?;
+    let (of_data, of_recipe): (Vec<String>, Vec<String>) =
+        args.set.iter().cloned().partition(|argument| argument.starts_with("data."));
+    let source = data_of(&args.data, &of_data)?;
+    let recipe = recipe(&args.recipe, &of_recipe)?;
     if args.out.exists() {
         return Err(bad_input(format!("{}: this already exists", args.out.display())));
     }
@@ -34,8 +38,8 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     let directory = std::path::Path::new("");
     let all = source.implementation.train(directory).map_err(bad_input)?;
     let options = source.implementation.options();
-    let data = split(all, options, &rng.split("data")).map_err(bad_input)?;
-    let model = model(args, &rng)?;
+    let mut data = split(all, options, &rng.split("data")).map_err(bad_input)?;
+    let SavedModel { mut model, metadata } = model(args, &rng)?;
     let (shape, classes) = (data.train.shape(), data.classes.len());
     if model.input_shape() != shape || model.classes() != classes {
         return Err(bad_input(format!(
@@ -45,6 +49,16 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
             model.classes(),
             source.name
         )));
+    }
+    if let Some(known) = metadata.normalisation {
+        // The weights know images that were normalised so.
+        data.normalisation = known;
+        // Edits may have put in batch norms that have seen no data yet.
+        let nodes = model.network().nodes().iter();
+        let batch_norms: Vec<NodeId> =
+            nodes.filter(|node| matches!(node.op, Op::BatchNorm { .. })).map(|n| n.id).collect();
+        let images = calibration_images(&data, CALIBRATION);
+        model = calibrate(model, &batch_norms, &images, &Oracle)?.model;
     }
     let bar = print::Bar::new(0);
     let mut length_known = false;
@@ -100,30 +114,28 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     Ok(if interrupted { exit::INTERRUPTED } else { exit::SUCCESS })
 }
 
-/// The model's own weights where there are some, else fresh ones.
-fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<Model> {
+/// The model's own weights where there are some, else fresh ones without metadata.
+fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<SavedModel> {
     if args.network.is_dir() && !args.from_scratch {
         match SavedModel::load(&args.network) {
-            Ok(saved) => return Ok(saved.model),
+            Ok(saved) => return Ok(saved),
             Err(LoadError::Io { path, error })
                 if error.kind() == std::io::ErrorKind::NotFound
                     && path.extension().is_some_and(|ending| ending == "safetensors") => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?)
+    let model = Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?;
+    Ok(SavedModel { model, metadata: Metadata::default() })
 }
 
-fn recipe(preset: &str, set: &[&String]) -> anyhow::Result<Recipe> {
+fn recipe(preset: &str, set: &[String]) -> anyhow::Result<Recipe> {
     let mut lines = vec![format!("recipe = {}", toml::Value::from(preset))];
-    for text in set {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| bad_input(format!("--set {text}: expected KEY=VALUE")))?;
-        let value = value.trim();
-        let parses = toml::de::DeValue::parse(value).is_ok();
-        let value = if parses { value.to_owned() } else { toml::Value::from(value).to_string() };
-        lines.push(format!("{key} = {value}"));
+    for argument in set {
+        if !argument.contains('=') {
+            return Err(bad_input(format!("--set {argument}: expected KEY=VALUE")));
+        }
+        lines.push(as_toml(argument));
     }
     let spec: RecipeSpec =
         toml::from_str(&lines.join("\n")).map_err(|error| bad_input(error.message()))?;

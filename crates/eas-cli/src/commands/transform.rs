@@ -1,6 +1,5 @@
 //! `eas transform`: edits on a model, each certified.
 
-use anyhow::Context;
 use eas_ir::{Forward, Images, Metadata, Mode, Model, Probe, Rng, SavedModel};
 use eas_train::Oracle;
 use eas_transform::{
@@ -42,7 +41,8 @@ pub(super) fn run(args: &args::Transform) -> anyhow::Result<u8> {
         let patch = transforms
             .patch(exact.network(), &edit, &mut stream.split("choices"))
             .map_err(bad_input)?;
-        let child = apply(&exact, &patch, Noise::Off).with_context(|| format!("can't {edit}"))?;
+        let child = apply(&exact, &patch, Noise::Off)
+            .map_err(|error| bad_input(format!("can't {edit}: {error:#}")))?;
         let certificate = certify(&exact, &child, &probe, &Oracle)?;
         let noise = if args.no_noise { Noise::Off } else { Noise::On(&stream) };
         noisy = apply(&noisy, &patch, noise)?;

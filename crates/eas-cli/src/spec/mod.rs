@@ -9,4 +9,5 @@ mod read;
 mod tables;
 
 pub use errors::SpecErrors;
+pub(crate) use read::as_toml;
 pub use read::read_plan;

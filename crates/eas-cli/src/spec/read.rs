@@ -74,7 +74,7 @@ pub fn read_plan(
 }
 
 /// `key=value` as a line of TOML: a value that isn't TOML is a string, as shells take quotes away.
-fn as_toml(argument: &str) -> String {
+pub(crate) fn as_toml(argument: &str) -> String {
     let Some((key, value)) = argument.split_once('=') else { return argument.to_owned() };
     let parses = DeValue::parse(value.trim()).is_ok();
     if parses { format!("{key}={value}") } else { format!("{key}={}", toml::Value::from(value)) }

@@ -77,7 +77,7 @@ units = [64, 128, 256, 384, 512, 640, 768, 896, 1024]  # what a linear layer may
 kernels = [1, 3, 5]  # kernel sizes a convolution may have
 batch_norm = true  # behind every convolution and hidden linear layer
 dropout = { conv = 0.0, linear = 0.0 }  # rates behind them; the first convolution has none
-limits = { depth = 32, parameters = "30M", macs = "1.5G", memory = "10GiB", blocks = 5, layers = 10 }  # what no network exceeds
+limits = { depth = 32, parameters = "30M", macs = "1.5G", memory = "10GiB", blocks = 5, layers = 10 }  # what no network exceeds; blocks and layers of a block: those that edits may be picked from
 "#,
         |options: Value<'_>| {
             let space = ConvNet::from(parse_options::<ConvNetSpec>(options)?);

@@ -1,9 +1,12 @@
 //! Any network file as the start of a search.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use eas_ir::{Built, Network, NodeId, Op, Plugin, Rng, Shape, parse_options, resolved_options};
+use eas_ir::{
+    Built, Label, Network, NodeId, Op, Plugin, Rng, Shape, parse_options, resolved_options,
+};
 use serde::{Deserialize, Serialize};
 
 use super::convnet::{ConvNet, widths};
@@ -47,13 +50,26 @@ inventory::submit! {
 filters = [16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512]  # what a convolution may be widened to
 units = [64, 128, 256, 384, 512, 640, 768, 896, 1024]  # what a linear layer may be widened to
 kernels = [1, 3, 5]  # kernel sizes a convolution may have
-limits = { depth = 32, parameters = "30M", macs = "1.5G", memory = "10GiB", blocks = 5, layers = 10 }  # what no network exceeds
+limits = { depth = 32, parameters = "30M", macs = "1.5G", memory = "10GiB", blocks = 5, layers = 10 }  # what no network exceeds; blocks and layers of a block: those that edits may be picked from
 "#,
         |options| {
             let space = parse_options::<NetworkFile>(options)?;
             Ok(Built { options: resolved_options(&space)?, implementation: Box::new(space) })
         },
     ))
+}
+
+/// A policy tells layers apart by block and layer alone, so two kinds of layer can't share both.
+fn check_labels(network: &Network) -> anyhow::Result<()> {
+    let mut kinds: BTreeMap<(u32, u32), &Label> = BTreeMap::new();
+    for label in network.nodes().iter().filter_map(|node| node.label.as_ref()) {
+        let known = kinds.entry((label.block, label.layer)).or_insert(label);
+        ensure!(
+            *known == label,
+            "expected labels that differ in block or layer, found {known} and {label}"
+        );
+    }
+    Ok(())
 }
 
 impl SearchSpace for NetworkFile {
@@ -75,6 +91,7 @@ impl SearchSpace for NetworkFile {
             "{}: expected {wanted} logits, one for each class of the data, found {logits}",
             path.display()
         );
+        check_labels(&network).with_context(|| path.display().to_string())?;
         Ok(network)
     }
 

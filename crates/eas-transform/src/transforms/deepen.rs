@@ -15,6 +15,7 @@ use eas_ir::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::label_behind;
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options;
@@ -23,8 +24,8 @@ use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
 use crate::transform::Transform;
 
-/// Inserts an identity layer behind a labelled layer, in that layer's style: with a batch norm where
-/// it has one, with dropout where it has some.
+/// Inserts an identity layer behind a labelled layer, in that layer's style: with a bias, batch norm
+/// or dropout where it has one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deepen {
@@ -61,13 +62,14 @@ struct Site<'a> {
     label: &'a Label,
     /// The convolution or linear layer.
     layer: NodeId,
+    bias: bool,
     batch_norm: Option<f32>,
     /// The last node: the ReLU, or the dropout behind it.
     last: NodeId,
     dropout: Option<f32>,
 }
 
-/// The site whose last node or layer is `wanted`, or all of them.
+/// Every site, in the order of the labels.
 fn sites(network: &Network) -> Vec<Site<'_>> {
     let mut groups: BTreeMap<&Label, Vec<&eas_ir::Node>> = BTreeMap::new();
     for node in network.nodes() {
@@ -82,7 +84,8 @@ fn sites(network: &Network) -> Vec<Site<'_>> {
 fn site<'a>(label: &'a Label, nodes: &[&eas_ir::Node]) -> Option<Site<'a>> {
     let chained = nodes.windows(2).all(|pair| pair[1].inputs == [pair[0].id]);
     let (layer, mut rest) = nodes.split_first()?;
-    if !chained || !matches!(layer.op, Op::Conv { .. } | Op::Linear { .. }) {
+    let (Op::Conv { bias, .. } | Op::Linear { bias, .. }) = layer.op else { return None };
+    if !chained {
         return None;
     }
     let mut batch_norm = None;
@@ -104,7 +107,7 @@ fn site<'a>(label: &'a Label, nodes: &[&eas_ir::Node]) -> Option<Site<'a>> {
         },
         _ => return None,
     };
-    Some(Site { label, layer: layer.id, batch_norm, last, dropout })
+    Some(Site { label, layer: layer.id, bias, batch_norm, last, dropout })
 }
 
 impl Transform for Deepen {
@@ -160,12 +163,13 @@ impl Transform for Deepen {
                 known.join(", ")
             )
         })?;
-        let channels = shapes[found.last].channels();
+        let (channels, bias) = (shapes[found.last].channels(), found.bias);
         let op = match (shapes[found.last], target) {
-            (Shape::Flat { .. }, Target::None) => Op::Linear { units: channels, bias: false },
+            (Shape::Flat { .. }, Target::None) => Op::Linear { units: channels, bias },
             (Shape::Image { .. }, Target::Kernel(kernel)) => {
                 ensure!(kernel % 2 == 1, "expected an odd kernel, found {kernel}");
-                Op::conv(channels, kernel)
+                let padding = kernel / 2;
+                Op::Conv { filters: channels, kernel, stride: 1, padding, groups: 1, bias }
             }
             (Shape::Flat { .. }, _) => {
                 bail!("{site} is a linear layer: expected `deepen {site}` without a kernel")
@@ -187,13 +191,7 @@ fn insert_identity(
     noise: f64,
 ) -> anyhow::Result<Patch> {
     let mut child = network.clone();
-    let label = Label { layer: site.label.layer + 1, ..site.label.clone() };
-    for later in child.labels_mut() {
-        let same_block = (&later.kind, later.block) == (&label.kind, label.block);
-        if same_block && later.layer >= label.layer {
-            later.layer += 1;
-        }
-    }
+    let label = label_behind(&mut child, site.label)?;
     let mut last = site.last;
     let mut insert = |op: Op| {
         last =
@@ -216,6 +214,10 @@ fn insert_identity(
     let source = ParamId::new(site.layer, Role::Weight);
     let identity = Derive::Identity { shape }.noisy(noise, source, None);
     weights.insert(ParamId::new(layer, Role::Weight), identity);
+    if site.bias {
+        let zero = Derive::Fill { shape: vec![channels], value: 0.0 };
+        weights.insert(ParamId::new(layer, Role::Bias), zero);
+    }
     if let Some((id, epsilon)) = batch_norm {
         // gamma / √(variance + epsilon) = 1: the identity until the data say what mean and variance
         // are.

@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
 use eas_ir::{
-    Built, Label, Network, NodeId, Op, ParamId, Plugin, Rng, Role, parse_options, resolved_options,
+    Built, Network, NodeId, Op, ParamId, Plugin, Rng, Role, parse_options, resolved_options,
 };
 use serde::{Deserialize, Serialize};
 
 use super::dense::{DenseLayer, dense_layers};
+use super::label_behind;
 use crate::channels::rewire;
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
@@ -102,13 +103,7 @@ fn insert_copy(
     child: &mut Network,
     layer: &DenseLayer,
 ) -> anyhow::Result<(BTreeMap<NodeId, NodeId>, NodeId)> {
-    let label = Label { layer: layer.label.layer + 1, ..layer.label.clone() };
-    for later in child.labels_mut() {
-        let same_block = (&later.kind, later.block) == (&label.kind, label.block);
-        if same_block && later.layer >= label.layer {
-            later.layer += 1;
-        }
-    }
+    let label = label_behind(child, &layer.label)?;
     let gone = || format!("{} left the network", layer.concat);
     // The new concatenation first, so that all readers of the old one move to it.
     let concat =

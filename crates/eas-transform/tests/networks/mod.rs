@@ -55,49 +55,63 @@ pub(crate) fn plain(rng: &mut Rng) -> Network {
 }
 
 /// A residual network: convolution, two blocks whose branches are added, one of them with a
-/// projection, and a depthwise convolution in a branch.
+/// projection, and a depthwise convolution or a concatenation in a branch; with biases or without;
+/// pooled or flattened before a hidden linear layer.
 pub(crate) fn residual(rng: &mut Rng) -> Network {
     let mut network = Network::new();
     let mut last = input(&mut network);
     let mut channels = width(rng);
+    let biased = rng.below(2) == 0;
+    let conv = |filters, kernel| Op::Conv {
+        filters,
+        kernel,
+        stride: 1,
+        padding: kernel / 2,
+        groups: 1,
+        bias: biased,
+    };
     let layer = |network: &mut Network, input: NodeId, op: Op, relu: bool, label: Label| {
         let mut last = network.push(op, &[input], Some(label.clone()));
         last = network.push(Op::batch_norm(), &[last], Some(label.clone()));
         if relu { network.push(Op::Relu, &[last], Some(label)) } else { last }
     };
-    last = layer(&mut network, last, Op::conv(channels, 3), true, Label::new("conv", 0, 0));
+    last = layer(&mut network, last, conv(channels, 3), true, Label::new("conv", 0, 0));
     for block in 1..3 {
         let label = |layer| Label::new("residual", block, layer);
         let inner = width(rng);
-        let mut branch = layer(&mut network, last, Op::conv(inner, 3), true, label(0));
+        let mut branch = layer(&mut network, last, conv(inner, 3), true, label(0));
         if rng.below(2) == 0 {
+            let side = network.push(conv(width(rng), 1), &[last], Some(label(4)));
+            branch = network.push(Op::Concat, &[side, branch, side], None);
+        } else if rng.below(2) == 0 {
             let depthwise = Op::Conv {
                 filters: inner,
                 kernel: 3,
                 stride: 1,
                 padding: 1,
                 groups: inner,
-                bias: false,
+                bias: biased,
             };
             branch = layer(&mut network, branch, depthwise, true, label(1));
         }
         let shortcut = if rng.below(2) == 0 {
             channels = width(rng);
-            network.push(Op::conv(channels, 1), &[last], Some(label(3)))
+            network.push(conv(channels, 1), &[last], Some(label(3)))
         } else {
             last
         };
-        branch = layer(&mut network, branch, Op::conv(channels, 3), false, label(2));
+        branch = layer(&mut network, branch, conv(channels, 3), false, label(2));
         last = network.push(Op::Add, &[branch, shortcut], Some(label(2)));
         last = network.push(Op::Relu, &[last], None);
         last = network.push(Op::MaxPool { size: 3, stride: 2, padding: 1 }, &[last], None);
     }
-    last = network.push(Op::GlobalPool, &[last], None);
-    network.push(
-        Op::Linear { units: 4, bias: true },
-        &[last],
-        Some(Label::new("classifier", 3, 0)),
-    );
+    let flat = if rng.below(2) == 0 { Op::GlobalPool } else { Op::Flatten };
+    last = network.push(flat, &[last], None);
+    let hidden = Some(Label::new("linear", 3, 0));
+    last = network.push(Op::Linear { units: 8, bias: biased }, &[last], hidden.clone());
+    last = network.push(Op::Relu, &[last], hidden);
+    let classifier = Some(Label::new("classifier", 4, 0));
+    network.push(Op::Linear { units: 4, bias: true }, &[last], classifier);
     network
 }
 
