@@ -203,7 +203,8 @@ fn a_batch_has_as_many_networks_as_were_asked_for() {
         batch: 64,
         parent: &parent,
     };
-    let stage = Batches { parent: TrialId(0), batches: 2, networks: 3, first_trial: TrialId(1) };
+    let first_trials = vec![TrialId(1), TrialId(4)];
+    let stage = Batches { parent: TrialId(0), networks: 3, first_trials };
     let mut eager = Eager(Random::default());
     let judge = &mut Judge::default();
     let error =
