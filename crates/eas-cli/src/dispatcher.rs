@@ -6,6 +6,7 @@
 //! before anything is decided by it.
 
 mod machine;
+mod task;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,15 +17,13 @@ use eas_ir::Bytes;
 
 use crate::executor::{Claim, Executor, Exit, Job, JobName};
 use crate::exit;
-use crate::plan::{Running, Workers};
+use crate::plan::{Retries, Running, Workers};
 use crate::print::Bar;
-use crate::runs::{
-    Attempt, AttemptEnd, Event, Heartbeat, Index, Purpose, Run, TrialRecord, TrialResult,
-    Unfinished,
-};
+use crate::runs::{AttemptEnd, Event, Index, Purpose, Run, TrialRecord, TrialResult, Unfinished};
 use crate::stop;
 
-pub(crate) use machine::Machine;
+use machine::Machine;
+use task::{Process, Reason, Task, judge};
 
 /// Between two looks at the processes.
 const POLL: Duration = Duration::from_millis(10);
@@ -67,39 +66,6 @@ pub(crate) struct Dispatcher<'a> {
     done: Vec<TrialResult>,
     /// What was trained, so that nothing is trained twice.
     trained: BTreeMap<TrialId, TrialRecord>,
-}
-
-/// A trial without a result.
-struct Task {
-    record: TrialRecord,
-    /// Attempts that were lost, and that failed.
-    lost: u32,
-    failed: u32,
-    /// Seconds of all attempts.
-    seconds: f64,
-    /// Whether it was killed, perhaps for want of memory: then no other may run beside it.
-    alone: bool,
-    /// Units of the bar that it has been given.
-    shown: u64,
-}
-
-/// An attempt under way.
-struct Process {
-    task: Task,
-    attempt: Attempt,
-    started: Instant,
-    heartbeat: Heartbeat,
-    /// When that last changed.
-    changed: Instant,
-    /// Why it was told to stop.
-    cancelled: Option<Reason>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    Stopped,
-    Silent,
-    TooLong,
 }
 
 /// Seconds of work on the run.
@@ -190,7 +156,7 @@ impl<'a> Dispatcher<'a> {
         if let Some(known) = self.known(&record)? {
             return self.publish(record, known, 0);
         }
-        let mut task = Task { record, lost: 0, failed: 0, seconds: 0.0, alone: false, shown: 0 };
+        let mut task = Task::new(record);
         for attempt in self.run.attempts(task.record.trial) {
             let name = JobName { trial: task.record.trial, attempt: attempt.number };
             let ending = match attempt.ending()? {
@@ -382,36 +348,24 @@ impl<'a> Dispatcher<'a> {
             self.announce(&result);
             return self.finish(task.record, result);
         }
-        let told = exit.as_ref().map_or("the executor lost it".to_owned(), Exit::to_string);
-        let limits = self.limits;
-        let (kind, why) = match (cancelled, &exit) {
-            (Some(Reason::Stopped), _) => (AttemptEnd::Stopped, "asked to stop".to_owned()),
-            (Some(Reason::TooLong), _) => (AttemptEnd::Stopped, "it took too long".to_owned()),
-            (Some(Reason::Silent), _) => {
-                let silence = humantime::format_duration(limits.silence);
-                (AttemptEnd::Lost, format!("no progress for {silence}"))
-            }
-            (None, None | Some(Exit::Signal(2 | 9 | 15) | Exit::Code(exit::INTERRUPTED))) => {
-                (AttemptEnd::Lost, told)
-            }
-            (None, Some(_)) => (AttemptEnd::Failed, told),
-        };
+        let (kind, why) = judge(cancelled, exit.as_ref(), self.limits.silence);
         let ending = attempt.end(kind, why.clone(), started.elapsed().as_secs_f64())?;
         tracing::warn!(%trial, attempt = attempt.number, ?kind, why, log = ending.log, "no result");
-        if exit == Some(Exit::Code(exit::DAMAGED)) {
-            bail!("trial {trial} can't be carried out: {}", ending.log);
-        }
         task.count(kind, ending.seconds);
         task.alone |= exit == Some(Exit::Signal(9)) && cancelled.is_none();
+        let Retries { lost, failed } = self.limits.retries;
+        let damaged = exit == Some(Exit::Code(exit::DAMAGED));
         let why = if cancelled == Some(Reason::TooLong) {
-            Some(format!("it took longer than {:.0?}", limits.timeout.unwrap_or_default()))
-        } else if task.lost > limits.retries.lost {
+            let limit = self.limits.timeout.unwrap_or_default();
+            Some(format!("it took longer than {}", humantime::format_duration(limit)))
+        } else if task.lost > lost {
             Some(format!("it was lost {} times; at last: {why}", task.lost))
-        } else if task.failed > limits.retries.failed {
-            Some(format!(
-                "the program failed {} times; at last: {why}: {}",
-                task.failed, ending.log
-            ))
+        } else if task.failed > failed || damaged {
+            // A program that ends by itself without a result complains of its surroundings, which no
+            // architecture is to blame for; one that breaks down may do so because of this one.
+            ensure!(!matches!(exit, Some(Exit::Code(1..=4))), "trial {trial}: {}", ending.log);
+            let times = task.failed;
+            Some(format!("the program failed {times} times; at last: {why}: {}", ending.log))
         } else {
             None
         };
@@ -486,30 +440,6 @@ impl<'a> Dispatcher<'a> {
             self.given_up.extend(given_up);
         }
         Ok(())
-    }
-}
-
-impl Process {
-    fn new(task: Task, attempt: Attempt) -> Self {
-        let now = Instant::now();
-        let heartbeat = Heartbeat::default();
-        Process { task, attempt, started: now, heartbeat, changed: now, cancelled: None }
-    }
-}
-
-impl Task {
-    fn count(&mut self, kind: AttemptEnd, seconds: f64) {
-        self.seconds += seconds;
-        match kind {
-            AttemptEnd::Stopped => {}
-            AttemptEnd::Lost => self.lost += 1,
-            AttemptEnd::Failed => self.failed += 1,
-        }
-    }
-
-    fn show(&mut self, bar: &Bar, units: u64) {
-        bar.advance(units.saturating_sub(self.shown));
-        self.shown = self.shown.max(units);
     }
 }
 

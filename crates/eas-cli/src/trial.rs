@@ -81,7 +81,7 @@ impl Workshop<'_> {
         };
         failpoint("trial.built");
         let result = match ready {
-            Err(ending) => record.ended(ending, attempt.number, work.seconds(0.0)),
+            Err(result) => result,
             Ok(ready) => match self.train(&mut work, ready)? {
                 Some(result) => result,
                 None => return Ok(None),
@@ -104,14 +104,14 @@ impl Workshop<'_> {
         }
     }
 
-    /// The model to train: fresh, or grown from the parent, certified and calibrated. An edit's fault
-    /// is an ending.
+    /// The model to train: fresh, or grown from the parent, certified and calibrated. Where an edit is
+    /// at fault, the trial's result.
     fn build(
         &self,
         work: &Work<'_>,
         parent: Option<&Model>,
         network: &Network,
-    ) -> anyhow::Result<Result<Ready, Ending>> {
+    ) -> anyhow::Result<Result<Ready, TrialResult>> {
         let (Some(parent), Origin::Grown { momentum, steps, .. }) = (parent, &work.record.origin)
         else {
             let model = Model::initialise(network.clone(), &work.rng)?;
@@ -123,9 +123,11 @@ impl Workshop<'_> {
         }
         let grown = self.grow(work, parent, momentum.as_ref());
         Ok(match grown {
-            Err(error) => Err(Ending::Failed { why: format!("{error:#}") }),
-            Ok((_, _, certificate, _)) if certificate.verdict == Verdict::Broken => {
-                Err(Ending::Refused { why: self.culprit(work, parent, certificate) })
+            Err(error) => Err(work.ended(Ending::Failed { why: format!("{error:#}") })),
+            Ok((_, _, certificate, drift)) if certificate.verdict == Verdict::Broken => {
+                let why = self.culprit(work, parent, certificate);
+                let (certificate, drift) = (Some(certificate), Some(drift));
+                Err(TrialResult { certificate, drift, ..work.ended(Ending::Refused { why }) })
             }
             Ok((model, momentum, certificate, drift)) => {
                 Ok(ready(model, momentum, Some((certificate, drift))))
@@ -213,7 +215,9 @@ impl Workshop<'_> {
                         let part = position.step as f64 / steps.max(1) as f64;
                         work.beat((before + position.epoch) as f64 + part)?;
                         let stops = stop::interrupted();
-                        if stops || work.kept.elapsed() >= self.checkpoint {
+                        let due = stops || work.kept.elapsed() >= self.checkpoint;
+                        // What has left the finite numbers is about to be noticed as diverged.
+                        if due && parameters.is_finite() {
                             number += 1;
                             let checkpoint = Checkpoint {
                                 model: parameters.to_model(&network)?,
@@ -254,8 +258,15 @@ impl Workshop<'_> {
                         ControlFlow::Break(())
                     }
                 },
-            )?;
+            );
             failed?;
+            let training = match training {
+                Ok(training) => training,
+                // Its files were read by now, so what fails here is the network's fault.
+                Err(error) => {
+                    return Ok(Some(ended(work, Ending::Failed { why: format!("{error:#}") })));
+                }
+            };
             match training.end {
                 TrainingEnd::Finished => {}
                 TrainingEnd::Diverged { epoch } => {
@@ -281,6 +292,11 @@ impl Work<'_> {
     /// Seconds of work, with those of earlier attempts.
     fn seconds(&self, before: f64) -> f64 {
         before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// The result, where no earlier attempt has a part in it.
+    fn ended(&self, ending: Ending) -> TrialResult {
+        self.record.ended(ending, self.attempt.number, self.seconds(0.0))
     }
 
     /// Shows that the trial gets on.

@@ -505,6 +505,47 @@ fn the_same_training_is_never_done_twice() {
 }
 
 #[test]
+fn a_broken_disk_stops_the_run_and_blames_no_network() {
+    let place = Place::new();
+    let run = place.path("run");
+    let set = ["run.retries.failed=1"];
+    let wish = format!("trial.built=hang={}", place.path("marker").display());
+    let mut coordinator = start(place.search("run", &set).env("EAS_FAILPOINT", wish));
+    wait_until("a trial", || place.path("marker").exists());
+    coordinator.kill().unwrap();
+    coordinator.wait().unwrap();
+    fs::write(run.join("store"), "no folder").unwrap();
+    let stopped = output(&mut eas("resume", &run));
+    assert_eq!(stopped.status.code(), Some(1), "{}", said(&stopped));
+    assert!(said(&stopped).contains("trial 0000: error: "), "{}", said(&stopped));
+    assert!(!run.join("trials/0000/result.json").exists());
+    fs::remove_file(run.join("store")).unwrap();
+    fs::remove_dir_all(run.join("trials/0000/attempts")).unwrap();
+    fs::create_dir(run.join("trials/0000/attempts")).unwrap();
+    resume(&run, None);
+    assert_undisturbed(&run, "a broken disk");
+}
+
+#[test]
+fn another_program_goes_on_with_a_run_only_where_that_is_accepted() {
+    let place = Place::new();
+    let run = place.path("run");
+    succeeds(&mut place.search("run", &["run.deadline=0s"]));
+    let build = fs::read_to_string(run.join("build.json")).unwrap();
+    let other = build.replace("transform `widen`", "transform `wider`");
+    assert_ne!(other, build);
+    fs::write(run.join("build.json"), other).unwrap();
+    let refused = output(&mut eas("resume", &run));
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    for part in ["no transform `wider`, which was declared at", "bin/eas", "--accept-build"] {
+        assert!(said(&refused).contains(part), "{part}: {}", said(&refused));
+    }
+    succeeds(eas("resume", &run).arg("--accept-build"));
+    assert_eq!(fs::read_to_string(run.join("build.json")).unwrap(), build);
+    assert!(fs::read_to_string(run.join("events.jsonl")).unwrap().contains("transform `wider`"));
+}
+
+#[test]
 fn a_deadline_hands_over_what_there_is_and_can_be_put_off() {
     let place = Place::new();
     let run = place.path("run");
