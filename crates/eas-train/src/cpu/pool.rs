@@ -1,0 +1,229 @@
+//! Max and average pooling.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::kernels::Isa;
+use super::memory::Memory;
+use super::plan::Input;
+use super::values::View;
+
+/// The windows of a pool.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) stride: usize,
+    pub(super) padding: usize,
+}
+
+impl Window {
+    /// The rows and columns of the image that a window holds.
+    #[inline(always)]
+    fn places(&self, view: &View, y: usize, x: usize) -> (Range<usize>, Range<usize>) {
+        let along = |index: usize, size: usize, side: usize| {
+            let start = index * self.stride;
+            start.saturating_sub(self.padding)..(start + size - self.padding).min(side)
+        };
+        (along(y, self.height, view.height), along(x, self.width, view.width))
+    }
+
+    /// Writes the largest value of each window, and its place in the image.
+    pub(super) fn max(
+        &self,
+        isa: Isa,
+        batch: usize,
+        memory: &mut Memory,
+        input: &Input,
+        output: &View,
+        winners: usize,
+    ) {
+        let mut out = std::mem::take(&mut memory.values[output.buffer]);
+        let mut won = std::mem::take(&mut memory.winners[winners]);
+        let Memory { values, norms, scratch, .. } = &*memory;
+        let source = &input.source;
+        let channels = output.channels;
+        out[..batch * output.image()]
+            .par_chunks_mut(output.image())
+            .zip(won.par_chunks_mut(output.area() * channels))
+            .enumerate()
+            .for_each(|(image, (out, won))| {
+                let reader = source.reader(values, norms, image..image + 1);
+                scratch.with(|scratch| {
+                    isa.run(
+                        #[inline(always)]
+                        || {
+                            let from = &mut scratch[..source.view.area() * channels];
+                            reader.read(0, from);
+                            let pixels = output.pixels_mut(out).zip(won.chunks_exact_mut(channels));
+                            for (pixel, (best, won)) in pixels.enumerate() {
+                                let at = (pixel / output.width, pixel % output.width);
+                                let (rows, columns) = self.places(&source.view, at.0, at.1);
+                                let start = rows.start * source.view.width + columns.start;
+                                let (best, won) = (&mut best[..channels], &mut won[..channels]);
+                                best.copy_from_slice(&from[start * channels..][..channels]);
+                                won.fill(start as u32);
+                                for y in rows {
+                                    for x in columns.clone() {
+                                        let place = y * source.view.width + x;
+                                        let values = &from[place * channels..][..channels];
+                                        for c in 0..channels {
+                                            // NaN wins, so that divergence shows.
+                                            let wins = values[c] > best[c] || values[c].is_nan();
+                                            best[c] = if wins { values[c] } else { best[c] };
+                                            won[c] = if wins { place as u32 } else { won[c] };
+                                        }
+                                    }
+                                }
+                            }
+                        },
+                    );
+                });
+            });
+        memory.values[output.buffer] = out;
+        memory.winners[winners] = won;
+    }
+
+    /// Gives each slope to the winner of its window.
+    pub(super) fn max_backward(
+        &self,
+        isa: Isa,
+        batch: usize,
+        memory: &mut Memory,
+        input: &Input,
+        slope: &View,
+        winners: usize,
+    ) {
+        let Some(sink) = input.sink else { return };
+        let mut out = std::mem::take(&mut memory.slots[sink.view.buffer]);
+        let Memory { slots, winners: all_winners, .. } = &*memory;
+        let (slopes, won) = (&slots[slope.buffer], &all_winners[winners]);
+        let (channels, view) = (slope.channels, &sink.view);
+        out[..batch * view.image()].par_chunks_mut(view.image()).enumerate().for_each(
+            |(image, out)| {
+                let slopes = &slopes[image * slope.image()..][..slope.image()];
+                let won = &won[image * slope.area() * channels..][..slope.area() * channels];
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        if !sink.accumulate {
+                            out.fill(0.0);
+                        }
+                        let pixels = slope.pixels(slopes).zip(won.chunks_exact(channels));
+                        for (pixel, (slopes, won)) in pixels.enumerate() {
+                            let at = (pixel / slope.width, pixel % slope.width);
+                            let (rows, columns) = self.places(view, at.0, at.1);
+                            let (slopes, won) = (&slopes[..channels], &won[..channels]);
+                            for y in rows {
+                                for x in columns.clone() {
+                                    let place = y * view.width + x;
+                                    let to =
+                                        &mut out[place * view.stride + view.offset..][..channels];
+                                    for c in 0..channels {
+                                        let passed =
+                                            if won[c] == place as u32 { slopes[c] } else { 0.0 };
+                                        to[c] += passed;
+                                    }
+                                }
+                            }
+                        }
+                    },
+                );
+            },
+        );
+        memory.slots[sink.view.buffer] = out;
+    }
+
+    /// Writes the mean of each window.
+    pub(super) fn average(
+        &self,
+        isa: Isa,
+        batch: usize,
+        memory: &mut Memory,
+        input: &Input,
+        output: &View,
+    ) {
+        let mut out = std::mem::take(&mut memory.values[output.buffer]);
+        let Memory { values, norms, scratch, .. } = &*memory;
+        let source = &input.source;
+        let channels = output.channels;
+        let share = 1.0 / (self.height * self.width) as f32;
+        out[..batch * output.image()].par_chunks_mut(output.image()).enumerate().for_each(
+            |(image, out)| {
+                let reader = source.reader(values, norms, image..image + 1);
+                scratch.with(|scratch| {
+                    isa.run(
+                        #[inline(always)]
+                        || {
+                            let from = &mut scratch[..source.view.area() * channels];
+                            reader.read(0, from);
+                            for (pixel, mean) in output.pixels_mut(out).enumerate() {
+                                let at = (pixel / output.width, pixel % output.width);
+                                let (rows, columns) = self.places(&source.view, at.0, at.1);
+                                let mean = &mut mean[..channels];
+                                mean.fill(0.0);
+                                for y in rows {
+                                    for x in columns.clone() {
+                                        let place = y * source.view.width + x;
+                                        let values = &from[place * channels..][..channels];
+                                        for c in 0..channels {
+                                            mean[c] += values[c];
+                                        }
+                                    }
+                                }
+                                mean.iter_mut().for_each(|mean| *mean *= share);
+                            }
+                        },
+                    );
+                });
+            },
+        );
+        memory.values[output.buffer] = out;
+    }
+
+    /// Spreads each slope over its window.
+    pub(super) fn average_backward(
+        &self,
+        isa: Isa,
+        batch: usize,
+        memory: &mut Memory,
+        input: &Input,
+        slope: &View,
+    ) {
+        let Some(sink) = input.sink else { return };
+        let mut out = std::mem::take(&mut memory.slots[sink.view.buffer]);
+        let slopes = &memory.slots[slope.buffer];
+        let (channels, view) = (slope.channels, &sink.view);
+        let share = 1.0 / (self.height * self.width) as f32;
+        out[..batch * view.image()].par_chunks_mut(view.image()).enumerate().for_each(
+            |(image, out)| {
+                let slopes = &slopes[image * slope.image()..][..slope.image()];
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        if !sink.accumulate {
+                            out.fill(0.0);
+                        }
+                        for (pixel, slopes) in slope.pixels(slopes).enumerate() {
+                            let at = (pixel / slope.width, pixel % slope.width);
+                            let (rows, columns) = self.places(view, at.0, at.1);
+                            let slopes = &slopes[..channels];
+                            for y in rows {
+                                for x in columns.clone() {
+                                    let place = y * view.width + x;
+                                    let to =
+                                        &mut out[place * view.stride + view.offset..][..channels];
+                                    for c in 0..channels {
+                                        to[c] += share * slopes[c];
+                                    }
+                                }
+                            }
+                        }
+                    },
+                );
+            },
+        );
+        memory.slots[sink.view.buffer] = out;
+    }
+}
