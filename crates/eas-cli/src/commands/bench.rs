@@ -37,6 +37,8 @@ struct Measured {
     macs: u64,
     /// Training images a second, by the median step.
     images_per_second: f64,
+    /// The same by the fastest step, which other work on the machine disturbs least.
+    fastest_images_per_second: f64,
     /// Additions and multiplications of convolutions and linear layers, a step being thrice the
     /// forward pass.
     gflops_per_second: f64,
@@ -68,12 +70,13 @@ pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
     }
     let rate = |rate: f64| format!("{rate:.0} images/s");
     print::result(&format!(
-        "{}, batch {}, {} thread(s)\n  training    {}, {:.1} GFLOP/s\n  evaluation  {}\n  memory      {}\n",
+        "{}, batch {}, {} thread(s)\n  training    {}, {:.1} GFLOP/s (fastest step {})\n  evaluation  {}\n  memory      {}\n",
         measured.network,
         measured.batch,
         measured.threads,
         rate(measured.images_per_second),
         measured.gflops_per_second,
+        rate(measured.fastest_images_per_second),
         rate(measured.evaluation_images_per_second),
         measured.peak_memory_bytes.map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
     ));
@@ -112,9 +115,9 @@ fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Res
     for _ in 0..WARM_UP {
         step()?;
     }
-    let training = median_seconds(args.seconds, || step().map(drop))?;
+    let (training, fastest) = seconds(args.seconds, || step().map(drop))?;
     let shares = shares(&program);
-    let evaluation = median_seconds(0.3 * args.seconds, || {
+    let (evaluation, _) = seconds(0.3 * args.seconds, || {
         program.logits(&parameters, &batch.images, Mode::Evaluation).map(drop)
     })?;
     let cost = cost(network, model.shapes(), args.batch);
@@ -126,6 +129,7 @@ fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Res
         parameters: cost.parameters,
         macs: cost.macs,
         images_per_second,
+        fastest_images_per_second: args.batch as f64 / fastest,
         gflops_per_second: images_per_second * cost.macs as f64 * 6.0 / 1e9,
         evaluation_images_per_second: args.batch as f64 / evaluation,
         shares,
@@ -145,20 +149,21 @@ fn random_batch(model: &Model, size: usize, rng: &mut Rng) -> anyhow::Result<Bat
     Ok(Batch { images, labels })
 }
 
-/// The median time of some work, repeated for about `seconds`, five times at least.
-fn median_seconds(
-    seconds: f64,
+/// The median and the least time of some work, repeated for about `budget` seconds, five times at
+/// least.
+fn seconds(
+    budget: f64,
     mut work: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<f64> {
+) -> anyhow::Result<(f64, f64)> {
     let started = Instant::now();
     let mut times = Vec::new();
-    while times.len() < 5 || started.elapsed().as_secs_f64() < seconds {
+    while times.len() < 5 || started.elapsed().as_secs_f64() < budget {
         let began = Instant::now();
         work()?;
         times.push(began.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok((times[times.len() / 2], times[0]))
 }
 
 /// The share of each kind of operation in the time of all steps, the largest first.

@@ -22,7 +22,6 @@ pub(super) trait Lanes {
         other: Self::Vector,
         sum: Self::Vector,
     ) -> Self::Vector;
-    unsafe fn add(first: Self::Vector, second: Self::Vector) -> Self::Vector;
     unsafe fn store(to: *mut f32, vector: Self::Vector);
     unsafe fn store_part(to: *mut f32, vector: Self::Vector, count: usize);
 }
@@ -69,14 +68,6 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn add(first: [f32; 8], mut second: [f32; 8]) -> [f32; 8] {
-        for lane in 0..8 {
-            second[lane] += first[lane];
-        }
-        second
-    }
-
-    #[inline(always)]
     unsafe fn store(to: *mut f32, vector: [f32; 8]) {
         // SAFETY: the caller promises eight places.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(vector) };
@@ -116,7 +107,7 @@ mod x86 {
     // pointers, as the trait asks.
     macro_rules! lanes {
         ($name:ident, $vector:ty, $count:literal, $many:literal,
-         $zero:ident, $load:ident, $set:ident, $fma:ident, $add:ident, $store:ident,
+         $zero:ident, $load:ident, $set:ident, $fma:ident, $store:ident,
          |$from:ident, $to:ident, $part:ident, $value:ident| $load_part:expr, $store_part:expr) => {
             impl Lanes for $name {
                 const COUNT: usize = $count;
@@ -149,11 +140,6 @@ mod x86 {
                 }
 
                 #[inline(always)]
-                unsafe fn add(first: $vector, second: $vector) -> $vector {
-                    unsafe { $add(first, second) }
-                }
-
-                #[inline(always)]
                 unsafe fn store(to: *mut f32, vector: $vector) {
                     unsafe { $store(to, vector) }
                 }
@@ -175,7 +161,6 @@ mod x86 {
         _mm512_loadu_ps,
         _mm512_set1_ps,
         _mm512_fmadd_ps,
-        _mm512_add_ps,
         _mm512_storeu_ps,
         |from, to, count, value| _mm512_maskz_loadu_ps(first(count) as __mmask16, from),
         _mm512_mask_storeu_ps(to, first(count) as __mmask16, value)
@@ -189,7 +174,6 @@ mod x86 {
         _mm256_loadu_ps,
         _mm256_set1_ps,
         _mm256_fmadd_ps,
-        _mm256_add_ps,
         _mm256_storeu_ps,
         |from, to, count, value| _mm256_maskz_loadu_ps(first(count) as __mmask8, from),
         _mm256_mask_storeu_ps(to, first(count) as __mmask8, value)
@@ -203,7 +187,6 @@ mod x86 {
         _mm256_loadu_ps,
         _mm256_set1_ps,
         _mm256_fmadd_ps,
-        _mm256_add_ps,
         _mm256_storeu_ps,
         |from, to, count, value| _mm256_maskload_ps(from, lane_mask(count)),
         _mm256_maskstore_ps(to, lane_mask(count), value)

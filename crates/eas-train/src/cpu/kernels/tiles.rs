@@ -62,13 +62,14 @@ unsafe fn rows_tile<L: Lanes, const P: usize, const V: usize>(job: &mut Rows<'_>
         for (index, place) in rows.iter_mut().enumerate() {
             *place = place.add(*places.add(index) as usize);
         }
-        let mut sums = [[L::zero(); V]; P];
+        let c = job.c.as_mut_ptr().add(row * job.c_stride);
+        let mut sums = load::<L, P, V>(c, job.c_stride, job.width, job.accumulate);
         let mut b = job.b.as_ptr();
         for run in job.runs {
             for k in run.start..run.start + run.length {
                 let mut weights = [L::zero(); V];
-                for (v, weight) in weights.iter_mut().enumerate() {
-                    *weight = L::load(b.add(v * L::COUNT));
+                for v in 0..V {
+                    weights[v] = L::load(b.add(v * L::COUNT));
                 }
                 for p in 0..P {
                     let x = L::splat(rows[p].add(k));
@@ -79,8 +80,7 @@ unsafe fn rows_tile<L: Lanes, const P: usize, const V: usize>(job: &mut Rows<'_>
                 b = b.add(V * L::COUNT);
             }
         }
-        let c = job.c.as_mut_ptr().add(row * job.c_stride);
-        store::<L, P, V>(&sums, c, job.c_stride, job.width, job.accumulate);
+        store::<L, P, V>(sums, c, job.c_stride, job.width);
     }
 }
 
@@ -119,14 +119,15 @@ unsafe fn columns_tile<L: Lanes, const P: usize, const V: usize>(
     // SAFETY: the job's bounds were checked for all its places, rows and columns.
     unsafe {
         let a = job.a.as_ptr().add(job.start + row);
-        let mut sums = [[L::zero(); V]; P];
+        let c = job.c.as_mut_ptr().add(row * job.c_stride);
+        let mut sums = load::<L, P, V>(c, job.c_stride, job.width, true);
         let mut b = job.b.as_ptr();
         let last = job.width - (V - 1) * L::COUNT;
         for place in job.places {
             let x = a.add(*place as usize);
             let mut slopes = [L::zero(); V];
-            for (v, slope) in slopes.iter_mut().enumerate().take(V - 1) {
-                *slope = L::load(b.add(v * L::COUNT));
+            for v in 0..V - 1 {
+                slopes[v] = L::load(b.add(v * L::COUNT));
             }
             slopes[V - 1] = L::load_part(b.add((V - 1) * L::COUNT), last);
             for p in 0..P {
@@ -137,34 +138,52 @@ unsafe fn columns_tile<L: Lanes, const P: usize, const V: usize>(
             }
             b = b.wrapping_add(job.b_stride);
         }
-        let c = job.c.as_mut_ptr().add(row * job.c_stride);
-        store::<L, P, V>(&sums, c, job.c_stride, job.width, true);
+        store::<L, P, V>(sums, c, job.c_stride, job.width);
     }
 }
 
-/// Writes a tile, or adds it to what is there.
+/// The tile of C that sums start from: as it stands, or zeros.
+///
+/// Constant indices throughout, here and in [`store`], are what keeps sums in registers.
 #[inline(always)]
-unsafe fn store<L: Lanes, const P: usize, const V: usize>(
-    sums: &[[L::Vector; V]; P],
-    c: *mut f32,
+unsafe fn load<L: Lanes, const P: usize, const V: usize>(
+    c: *const f32,
     stride: usize,
     width: usize,
     accumulate: bool,
+) -> [[L::Vector; V]; P] {
+    // SAFETY: the caller promises P rows of `width` numbers, more than V − 1 vectors.
+    unsafe {
+        let mut sums = [[L::zero(); V]; P];
+        if accumulate {
+            let last = (V - 1) * L::COUNT;
+            for p in 0..P {
+                for v in 0..V - 1 {
+                    sums[p][v] = L::load(c.add(p * stride + v * L::COUNT));
+                }
+                sums[p][V - 1] = L::load_part(c.add(p * stride + last), width - last);
+            }
+        }
+        sums
+    }
+}
+
+/// Writes a tile.
+#[inline(always)]
+unsafe fn store<L: Lanes, const P: usize, const V: usize>(
+    sums: [[L::Vector; V]; P],
+    c: *mut f32,
+    stride: usize,
+    width: usize,
 ) {
     // SAFETY: the caller promises P rows of `width` numbers, more than V − 1 vectors.
     unsafe {
-        for (p, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                let to = c.add(p * stride + v * L::COUNT);
-                let count = width - v * L::COUNT;
-                if count >= L::COUNT {
-                    let sum = if accumulate { L::add(*sum, L::load(to)) } else { *sum };
-                    L::store(to, sum);
-                } else {
-                    let sum = if accumulate { L::add(*sum, L::load_part(to, count)) } else { *sum };
-                    L::store_part(to, sum, count);
-                }
+        let last = (V - 1) * L::COUNT;
+        for p in 0..P {
+            for v in 0..V - 1 {
+                L::store(c.add(p * stride + v * L::COUNT), sums[p][v]);
             }
+            L::store_part(c.add(p * stride + last), sums[p][V - 1], width - last);
         }
     }
 }
