@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::batch_norm::{block_moments, partial_size};
 use super::correlation::{Correlation, Geometry};
 use super::kernels::Isa;
-use super::memory::{Memory, Needs, Scratch};
+use super::memory::{Memory, Needs, Scratch, Setting};
 use super::plan::Input;
 use super::values::{Reader, Source, View};
 use super::weights::{Parameter, pack_backward, pack_forward, unpack_gradient};
@@ -61,8 +61,7 @@ impl Convolution {
     /// Computes the output; with `moments`, also those of each block of it, into the partial sums.
     pub(super) fn run(
         &self,
-        isa: Isa,
-        batch: usize,
+        Setting { isa, batch }: Setting,
         parameters: &[f32],
         memory: &mut Memory,
         source: &Source,
@@ -97,7 +96,8 @@ impl Convolution {
                 with_images(isa, forward, scratch, &reader, |filled| {
                     let out = &mut out[output.offset..];
                     let packed = &packed[..shape.size()];
-                    forward.run(isa, filled, images, packed, out, output.stride, bias.is_some());
+                    let out = (out, output.stride);
+                    forward.run(isa, filled, images, packed, out, bias.is_some());
                 });
                 if moments {
                     isa.run(
@@ -113,15 +113,15 @@ impl Convolution {
     /// Computes the gradient of the input, if somebody wants it, and of the parameters.
     pub(super) fn run_backward(
         &self,
-        isa: Isa,
-        batch: usize,
+        setting: Setting,
         parameters: &[f32],
         memory: &mut Memory,
         input: &Input,
         slope: &View,
         gradient: &mut [f32],
     ) {
-        self.weight_gradient(isa, batch, memory, &input.source, slope, gradient);
+        let Setting { isa, batch } = setting;
+        self.weight_gradient(setting, memory, &input.source, slope, gradient);
         if let Some(bias) = self.bias {
             bias_gradient(batch, memory, slope, bias.of_mut(gradient));
         }
@@ -148,8 +148,8 @@ impl Convolution {
                     with_images(isa, backward, scratch, &reader, |filled| {
                         let out = &mut out[sink.view.offset..];
                         let packed = &packed[..shape.size()];
-                        let stride = sink.view.stride;
-                        backward.run(isa, filled, images, packed, out, stride, sink.accumulate);
+                        let out = (out, sink.view.stride);
+                        backward.run(isa, filled, images, packed, out, sink.accumulate);
                     });
                 });
             memory.slots[sink.view.buffer] = out;
@@ -165,8 +165,7 @@ impl Convolution {
 
     fn weight_gradient(
         &self,
-        isa: Isa,
-        batch: usize,
+        Setting { isa, batch }: Setting,
         memory: &mut Memory,
         source: &Source,
         slope: &View,

@@ -230,8 +230,7 @@ impl Correlation {
         scratch: &[f32],
         images: usize,
         packed: &[f32],
-        out: &mut [f32],
-        stride: usize,
+        (out, stride): (&mut [f32], usize),
         accumulate: bool,
     ) {
         let shape = &self.weights;

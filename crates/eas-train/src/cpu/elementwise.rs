@@ -3,15 +3,13 @@
 use eas_ir::{NodeId, Rng};
 use rayon::prelude::*;
 
-use super::kernels::Isa;
-use super::memory::Memory;
+use super::memory::{Memory, Setting};
 use super::plan::{Input, Sink};
 use super::values::View;
 
 /// Copies a value, normalised and rectified, to a view of the same shape; or adds it.
 pub(super) fn copy(
-    isa: Isa,
-    batch: usize,
+    Setting { isa, batch }: Setting,
     memory: &mut Memory,
     input: &Input,
     output: &View,
@@ -40,8 +38,7 @@ pub(super) fn copy(
 
 /// Gives the slope of a part of a value, from its first channel `offset` on, to where it came from.
 pub(super) fn pass_slope(
-    isa: Isa,
-    batch: usize,
+    Setting { isa, batch }: Setting,
     memory: &mut Memory,
     sink: &Sink,
     slope: &View,
@@ -86,7 +83,12 @@ fn put_pixel(to: &mut [f32], from: &[f32], accumulate: bool) {
 }
 
 /// `[pixel][channel]` to `[channel][pixel]`.
-pub(super) fn flatten(isa: Isa, batch: usize, memory: &mut Memory, input: &Input, output: &View) {
+pub(super) fn flatten(
+    Setting { isa, batch }: Setting,
+    memory: &mut Memory,
+    input: &Input,
+    output: &View,
+) {
     let mut out = std::mem::take(&mut memory.values[output.buffer]);
     let Memory { values, norms, scratch, .. } = &*memory;
     let source = &input.source;
@@ -115,8 +117,7 @@ pub(super) fn flatten(isa: Isa, batch: usize, memory: &mut Memory, input: &Input
 
 /// The way back from [`flatten`].
 pub(super) fn flatten_backward(
-    isa: Isa,
-    batch: usize,
+    Setting { isa, batch }: Setting,
     memory: &mut Memory,
     input: &Input,
     slope: &View,

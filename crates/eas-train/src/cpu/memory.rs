@@ -3,7 +3,16 @@
 use std::sync::Mutex;
 
 use super::batch_norm::Norm;
+use super::kernels::Isa;
 use super::plan::Plan;
+
+/// What every step of a pass is run with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    pub(super) isa: Isa,
+    /// Images of the batch.
+    pub(super) batch: usize,
+}
 
 /// The buffers of a program. Steps take a buffer out while they write it, which frees nothing.
 #[derive(Debug)]

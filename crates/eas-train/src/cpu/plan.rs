@@ -247,7 +247,7 @@ impl Planner<'_> {
             // A single pixel is channel-major as it stands.
             Op::Flatten if inputs[0].source.view.area() == 1 => inputs[0],
             Op::Flatten => self.plain(node, Work::Flatten, &inputs),
-            Op::Dropout { rate } if rate == 0.0 => inputs[0],
+            Op::Dropout { rate: 0.0 } => inputs[0],
             Op::Dropout { rate } => {
                 let mask = self.plan.masks.len();
                 self.plan.masks.push(shape.elements());
@@ -541,9 +541,9 @@ impl Lives {
                     slot_of[gradient] = slot;
                 }
             }
-            for gradient in 0..self.sizes.len() {
-                if self.spans[gradient].is_some_and(|(_, last)| last == now) {
-                    free.insert(slot_of[gradient]);
+            for (slot, span) in slot_of.iter().zip(&self.spans) {
+                if span.is_some_and(|(_, last)| last == now) {
+                    free.insert(*slot);
                 }
             }
         }

@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernels::Isa;
-use super::memory::Memory;
+use super::memory::{Memory, Setting};
 use super::plan::Input;
 use super::values::View;
 
@@ -32,8 +31,7 @@ impl Window {
     /// Writes the largest value of each window, and its place in the image.
     pub(super) fn max(
         &self,
-        isa: Isa,
-        batch: usize,
+        Setting { isa, batch }: Setting,
         memory: &mut Memory,
         input: &Input,
         output: &View,
@@ -88,8 +86,7 @@ impl Window {
     /// Gives each slope to the winner of its window.
     pub(super) fn max_backward(
         &self,
-        isa: Isa,
-        batch: usize,
+        Setting { isa, batch }: Setting,
         memory: &mut Memory,
         input: &Input,
         slope: &View,
@@ -138,8 +135,7 @@ impl Window {
     /// Writes the mean of each window.
     pub(super) fn average(
         &self,
-        isa: Isa,
-        batch: usize,
+        Setting { isa, batch }: Setting,
         memory: &mut Memory,
         input: &Input,
         output: &View,
@@ -185,8 +181,7 @@ impl Window {
     /// Spreads each slope over its window.
     pub(super) fn average_backward(
         &self,
-        isa: Isa,
-        batch: usize,
+        Setting { isa, batch }: Setting,
         memory: &mut Memory,
         input: &Input,
         slope: &View,

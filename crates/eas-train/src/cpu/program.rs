@@ -12,7 +12,7 @@ use super::batch_norm::{block_moments, join_moments, partial_size};
 use super::elementwise::{apply_mask, copy, draw_mask, flatten, flatten_backward, pass_slope};
 use super::kernels::Isa;
 use super::loss::cross_entropy;
-use super::memory::{Memory, Needs};
+use super::memory::{Memory, Needs, Setting};
 use super::plan::{NormParameters, Plan, Step, Work};
 use super::values::{View, rectify};
 use crate::engine::{Batch, Program, StepOptions, StepReport};
@@ -110,7 +110,8 @@ impl CpuProgram {
     /// Runs all steps; `images` are `[image][channel][row][column]`.
     fn forward(&mut self, parameters: &[f32], images: &[f32], pass: Pass<'_>) {
         let CpuProgram { isa, plan, memory, times, .. } = self;
-        let (isa, batch) = (*isa, pass.batch);
+        let setting = Setting { isa: *isa, batch: pass.batch };
+        let batch = pass.batch;
         for (index, step) in plan.steps.iter().enumerate() {
             let started = Instant::now();
             let output = &step.output;
@@ -119,7 +120,7 @@ impl CpuProgram {
                 Work::Convolution(convolution) => {
                     let moments = pass.mode == Mode::Training && plan.norm_follows(index);
                     let source = &step.inputs[0].source;
-                    convolution.run(isa, batch, parameters, memory, source, output, moments);
+                    convolution.run(setting, parameters, memory, source, output, moments);
                 }
                 Work::Norm { norm, parameters: of, .. } => match pass.mode {
                     Mode::Evaluation => {
@@ -136,19 +137,19 @@ impl CpuProgram {
                     }
                     Mode::Training => {
                         let block = plan.moments_before(index);
-                        batch_statistics(isa, batch, memory, step, *norm, block, of, parameters);
+                        batch_statistics(setting, memory, step, *norm, block, of, parameters);
                     }
                 },
                 Work::Relu => {}
                 Work::MaxPool { window, winners } => {
-                    window.max(isa, batch, memory, &step.inputs[0], output, *winners);
+                    window.max(setting, memory, &step.inputs[0], output, *winners);
                 }
                 Work::AveragePool(window) => {
-                    window.average(isa, batch, memory, &step.inputs[0], output);
+                    window.average(setting, memory, &step.inputs[0], output);
                 }
-                Work::Flatten => flatten(isa, batch, memory, &step.inputs[0], output),
+                Work::Flatten => flatten(setting, memory, &step.inputs[0], output),
                 Work::Dropout { rate, mask } => {
-                    copy(isa, batch, memory, &step.inputs[0], output, false);
+                    copy(setting, memory, &step.inputs[0], output, false);
                     if let Some(rng) = pass.dropout {
                         let mask = &mut memory.masks[*mask][..batch * output.image()];
                         draw_mask(rng, step.node, *rate, batch, output, mask);
@@ -158,17 +159,17 @@ impl CpuProgram {
                 }
                 Work::Add => {
                     for (index, input) in step.inputs.iter().enumerate() {
-                        copy(isa, batch, memory, input, output, index > 0);
+                        copy(setting, memory, input, output, index > 0);
                     }
                 }
                 Work::Concat { offsets } => {
                     for (input, offset) in step.inputs.iter().zip(offsets) {
                         let channels = input.source.view.channels;
                         let part = View { offset: output.offset + offset, channels, ..*output };
-                        copy(isa, batch, memory, input, &part, false);
+                        copy(setting, memory, input, &part, false);
                     }
                 }
-                Work::Store => copy(isa, batch, memory, &step.inputs[0], output, false),
+                Work::Store => copy(setting, memory, &step.inputs[0], output, false),
             }
             times[index].forward += started.elapsed().as_secs_f64();
         }
@@ -177,7 +178,8 @@ impl CpuProgram {
     /// Runs all steps backward, from the gradient of the logits to those of the parameters.
     fn backward(&mut self, parameters: &[f32], pass: Pass<'_>) {
         let CpuProgram { isa, plan, memory, gradient, times } = self;
-        let (isa, batch) = (*isa, pass.batch);
+        let setting = Setting { isa: *isa, batch: pass.batch };
+        let batch = pass.batch;
         for (index, step) in plan.steps.iter().enumerate().rev() {
             if !step.differentiable {
                 continue;
@@ -191,38 +193,37 @@ impl CpuProgram {
                 Work::Input => {}
                 Work::Convolution(convolution) => {
                     let input = &step.inputs[0];
-                    convolution
-                        .run_backward(isa, batch, parameters, memory, input, slope, gradient);
+                    convolution.run_backward(setting, parameters, memory, input, slope, gradient);
                 }
                 Work::Norm { norm, relu, parameters: of } => {
-                    norm_backward(isa, batch, memory, step, *norm, *relu, of, gradient);
+                    norm_backward(setting, memory, step, *norm, *relu, of, gradient);
                 }
-                Work::Relu => relu_backward(isa, batch, memory, step),
+                Work::Relu => relu_backward(setting, memory, step),
                 Work::MaxPool { window, winners } => {
-                    window.max_backward(isa, batch, memory, &step.inputs[0], slope, *winners);
+                    window.max_backward(setting, memory, &step.inputs[0], slope, *winners);
                 }
                 Work::AveragePool(window) => {
-                    window.average_backward(isa, batch, memory, &step.inputs[0], slope);
+                    window.average_backward(setting, memory, &step.inputs[0], slope);
                 }
-                Work::Flatten => flatten_backward(isa, batch, memory, &step.inputs[0], slope),
+                Work::Flatten => flatten_backward(setting, memory, &step.inputs[0], slope),
                 Work::Dropout { mask, .. } => {
                     if pass.dropout.is_some() {
                         let slopes = &mut memory.slots[slope.buffer][..batch * slope.image()];
                         apply_mask(slope, slopes, &memory.masks[*mask]);
                     }
                     if let Some(sink) = &step.inputs[0].sink {
-                        pass_slope(isa, batch, memory, sink, slope, 0);
+                        pass_slope(setting, memory, sink, slope, 0);
                     }
                 }
                 Work::Add | Work::Store => {
                     for sink in step.inputs.iter().filter_map(|input| input.sink.as_ref()) {
-                        pass_slope(isa, batch, memory, sink, slope, 0);
+                        pass_slope(setting, memory, sink, slope, 0);
                     }
                 }
                 Work::Concat { offsets } => {
                     for (input, offset) in step.inputs.iter().zip(offsets) {
                         if let Some(sink) = &input.sink {
-                            pass_slope(isa, batch, memory, sink, slope, *offset);
+                            pass_slope(setting, memory, sink, slope, *offset);
                         }
                     }
                 }
@@ -471,10 +472,8 @@ fn take_images(batch: usize, memory: &mut Memory, images: &[f32], output: &View)
 }
 
 /// The statistics of a batch; `found` is the block size of the step before, if it summed them.
-#[expect(clippy::too_many_arguments, reason = "a step's parts, taken apart")]
 fn batch_statistics(
-    isa: Isa,
-    batch: usize,
+    Setting { isa, batch }: Setting,
     memory: &mut Memory,
     step: &Step,
     norm: usize,
@@ -512,10 +511,8 @@ fn block_pixels(batch: usize, block: usize, view: &View) -> impl Iterator<Item =
 }
 
 /// The slope through a batch norm, and through the ReLU behind it.
-#[expect(clippy::too_many_arguments, reason = "a step's parts, taken apart")]
 fn norm_backward(
-    isa: Isa,
-    batch: usize,
+    Setting { isa, batch }: Setting,
     memory: &mut Memory,
     step: &Step,
     norm: usize,
@@ -574,7 +571,7 @@ fn norm_backward(
 }
 
 /// The slope through a ReLU without a batch norm.
-fn relu_backward(isa: Isa, batch: usize, memory: &mut Memory, step: &Step) {
+fn relu_backward(Setting { isa, batch }: Setting, memory: &mut Memory, step: &Step) {
     let (view, slope) = (&step.output, &step.gradient);
     let Some(sink) = &step.inputs[0].sink else { return };
     let Memory { values, slots, .. } = memory;

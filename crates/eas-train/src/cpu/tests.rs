@@ -225,3 +225,68 @@ fn it_computes_what_the_oracle_does() {
 fn the_portable_path_computes_what_the_oracle_does() {
     (0..40).for_each(|seed| check_against_oracle(Isa::Portable, seed));
 }
+
+/// A trained step's loss, gradient and parameters on so many threads.
+fn step_on(threads: usize, seed: u64) -> (f64, Vec<f32>, FlatParameters) {
+    let mut rng = Rng::new(seed);
+    let (model, batch) = random_model(random_network(&mut rng), &mut rng);
+    let dropout = rng.split("dropout");
+    let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: Some(&dropout) };
+    let mut parameters = FlatParameters::new(&model, None).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let mut program = CpuProgram::new(model.network()).unwrap();
+        let (gradient, _) = program.gradient(&parameters, &batch, &options).unwrap();
+        let report = program.step(&mut parameters, &batch, &options).unwrap();
+        (report.loss, gradient, parameters)
+    })
+}
+
+#[test]
+fn results_are_bit_identical_on_any_number_of_threads() {
+    for seed in 0..40 {
+        let one = step_on(1, seed);
+        for threads in [2, 8] {
+            assert!(step_on(threads, seed) == one, "seed {seed}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_smaller_batch_after_a_larger_one_is_as_if_it_came_first() {
+    for seed in 0..20 {
+        let mut rng = Rng::new(seed);
+        let (model, batch) = random_model(random_network(&mut rng), &mut rng);
+        let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: None };
+        let images = batch.images.slice(ndarray::s![..4, .., .., ..]).to_owned();
+        let small = Batch { images, labels: batch.labels[..4].to_vec() };
+        let parameters = FlatParameters::new(&model, None).unwrap();
+        let mut used = CpuProgram::new(model.network()).unwrap();
+        used.gradient(&parameters, &batch, &options).unwrap();
+        let mut fresh = CpuProgram::new(model.network()).unwrap();
+        assert_eq!(
+            used.gradient(&parameters, &small, &options).unwrap(),
+            fresh.gradient(&parameters, &small, &options).unwrap(),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let mut rng = Rng::new(1);
+    let (model, batch) = random_model(random_network(&mut rng), &mut rng);
+    let parameters = FlatParameters::new(&model, None).unwrap();
+    let mut program = CpuProgram::new(model.network()).unwrap();
+    let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: None };
+    let mut refusal =
+        |batch: &Batch| program.gradient(&parameters, batch, &options).unwrap_err().to_string();
+    let (_, channels, height, width) = batch.images.dim();
+    let larger =
+        Batch { images: Images::zeros((BATCH, channels, height + 1, width)), ..batch.clone() };
+    assert!(refusal(&larger).starts_with("expected images of"), "{}", refusal(&larger));
+    let fewer = Batch { labels: vec![0], ..batch.clone() };
+    assert_eq!(refusal(&fewer), format!("expected {BATCH} labels, found 1"));
+    let outside = Batch { labels: vec![CLASSES; BATCH], ..batch.clone() };
+    assert_eq!(refusal(&outside), "expected labels below 5, found Some(5)");
+}

@@ -8,6 +8,8 @@
 #![expect(unsafe_code, reason = "intrinsics, and pointers whose bounds are checked once a panel")]
 
 mod lanes;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use lanes::{Lanes, Portable};
@@ -97,7 +99,7 @@ impl Isa {
         match self {
             // Eight lanes where sixteen would leave half a vector empty.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if width.div_ceil(8) % 2 == 0 || width > 64 => 16,
+            Isa::Avx512 if width.div_ceil(8).is_multiple_of(2) || width > 64 => 16,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx2 => 8,
             Isa::Portable => Portable::COUNT,

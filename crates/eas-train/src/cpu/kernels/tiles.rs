@@ -1,6 +1,8 @@
 //! Matrix products held in registers, generic in the vector: a tile is up to eight rows by up to
 //! three vectors.
 
+#![expect(clippy::needless_range_loop, reason = "constant indices keep sums in registers")]
+
 use super::lanes::Lanes;
 use super::{Columns, Rows};
 
