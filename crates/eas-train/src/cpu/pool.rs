@@ -54,26 +54,14 @@ impl Window {
                         || {
                             let from = &mut scratch[..source.view.area() * channels];
                             reader.read(0, from);
-                            let pixels = output.pixels_mut(out).zip(won.chunks_exact_mut(channels));
-                            for (pixel, (best, won)) in pixels.enumerate() {
-                                let at = (pixel / output.width, pixel % output.width);
-                                let (rows, columns) = self.places(&source.view, at.0, at.1);
-                                let start = rows.start * source.view.width + columns.start;
-                                let (best, won) = (&mut best[..channels], &mut won[..channels]);
-                                best.copy_from_slice(&from[start * channels..][..channels]);
-                                won.fill(start as u32);
-                                for y in rows {
-                                    for x in columns.clone() {
-                                        let place = y * source.view.width + x;
-                                        let values = &from[place * channels..][..channels];
-                                        for c in 0..channels {
-                                            // NaN wins, so that divergence shows.
-                                            let wins = values[c] > best[c] || values[c].is_nan();
-                                            best[c] = if wins { values[c] } else { best[c] };
-                                            won[c] = if wins { place as u32 } else { won[c] };
-                                        }
-                                    }
+                            match channels {
+                                c if c % 16 == 0 => {
+                                    self.max_of::<16>(&source.view, from, output, out, won)
                                 }
+                                c if c % 4 == 0 => {
+                                    self.max_of::<4>(&source.view, from, output, out, won)
+                                }
+                                _ => self.max_of::<1>(&source.view, from, output, out, won),
                             }
                         },
                     );
@@ -107,29 +95,84 @@ impl Window {
                         if !sink.accumulate {
                             out.fill(0.0);
                         }
-                        let pixels = slope.pixels(slopes).zip(won.chunks_exact(channels));
-                        for (pixel, (slopes, won)) in pixels.enumerate() {
-                            let at = (pixel / slope.width, pixel % slope.width);
-                            let (rows, columns) = self.places(view, at.0, at.1);
-                            let (slopes, won) = (&slopes[..channels], &won[..channels]);
-                            for y in rows {
-                                for x in columns.clone() {
-                                    let place = y * view.width + x;
-                                    let to =
-                                        &mut out[place * view.stride + view.offset..][..channels];
-                                    for c in 0..channels {
-                                        let passed =
-                                            if won[c] == place as u32 { slopes[c] } else { 0.0 };
-                                        to[c] += passed;
-                                    }
-                                }
-                            }
+                        match channels {
+                            c if c % 16 == 0 => self.give_to::<16>(slope, slopes, won, view, out),
+                            c if c % 4 == 0 => self.give_to::<4>(slope, slopes, won, view, out),
+                            _ => self.give_to::<1>(slope, slopes, won, view, out),
                         }
                     },
                 );
             },
         );
         memory.slots[sink.view.buffer] = out;
+    }
+
+    /// The largest values of one image `from`, [pixel][channels], `N` channels at once.
+    #[inline(always)]
+    fn max_of<const N: usize>(
+        &self,
+        source: &View,
+        from: &[f32],
+        output: &View,
+        out: &mut [f32],
+        won: &mut [u32],
+    ) {
+        let channels = output.channels;
+        let pixels = output.pixels_mut(out).zip(won.chunks_exact_mut(channels));
+        for (pixel, (to, won)) in pixels.enumerate() {
+            let (rows, columns) = self.places(source, pixel / output.width, pixel % output.width);
+            let start = rows.start * source.width + columns.start;
+            let groups = to.as_chunks_mut::<N>().0.iter_mut().zip(won.as_chunks_mut::<N>().0);
+            for (group, (to, won)) in groups.enumerate() {
+                let values = |place: usize| {
+                    let values = &from[place * channels + group * N..];
+                    *values.first_chunk::<N>().expect("a pixel has all channels")
+                };
+                let (mut best, mut winner) = (values(start), [start as u32; N]);
+                for y in rows.clone() {
+                    for x in columns.clone() {
+                        let place = y * source.width + x;
+                        let values = values(place);
+                        for c in 0..N {
+                            // NaN wins, so that divergence shows.
+                            let wins = values[c] > best[c] || values[c].is_nan();
+                            best[c] = if wins { values[c] } else { best[c] };
+                            winner[c] = if wins { place as u32 } else { winner[c] };
+                        }
+                    }
+                }
+                (*to, *won) = (best, winner);
+            }
+        }
+    }
+
+    /// Adds the slopes of one image to their winners' places, `N` channels at once.
+    #[inline(always)]
+    fn give_to<const N: usize>(
+        &self,
+        slope: &View,
+        slopes: &[f32],
+        won: &[u32],
+        view: &View,
+        out: &mut [f32],
+    ) {
+        let pixels = slope.pixels(slopes).zip(won.chunks_exact(slope.channels));
+        for (pixel, (slopes, won)) in pixels.enumerate() {
+            let (rows, columns) = self.places(view, pixel / slope.width, pixel % slope.width);
+            let groups = slopes.as_chunks::<N>().0.iter().zip(won.as_chunks::<N>().0);
+            for (group, (slopes, won)) in groups.enumerate() {
+                for y in rows.clone() {
+                    for x in columns.clone() {
+                        let place = y * view.width + x;
+                        let to = &mut out[place * view.stride + view.offset + group * N..];
+                        let to = to.first_chunk_mut::<N>().expect("a pixel has all channels");
+                        for c in 0..N {
+                            to[c] += if won[c] == place as u32 { slopes[c] } else { 0.0 };
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Writes the mean of each window.
