@@ -119,6 +119,13 @@ Examples:
     /// Carry out an attempt at a trial of a run, as executors have it done
     #[command(hide = true)]
     Trial(Trial),
+    /// Measure how fast a network trains and runs on this machine
+    #[command(after_help = "\
+Examples:
+  eas bench
+  eas bench --network wide --batch 128 --threads 1
+  eas bench --network network.toml --json")]
+    Bench(Bench),
     /// Print a script that completes eas commands in a shell
     #[command(after_help = "\
 Examples:
@@ -348,6 +355,25 @@ pub(crate) struct Train {
     #[arg(long)]
     pub(crate) from_scratch: bool,
     /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Bench {
+    /// A network file, or one of: released, paper, wide, found, densenet
+    #[arg(long, value_name = "FILE|NAME", default_value = "paper")]
+    pub(crate) network: String,
+    /// Images of a step
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(usize))]
+    pub(crate) batch: usize,
+    /// Threads to work on [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Seconds to measure for, about
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    pub(crate) seconds: f64,
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,10 +1,11 @@
 //! How a network learns: engines, optimiser, schedule, data.
 //!
 //! An [`Engine`] compiles a network into a [`Program`], which trains [`FlatParameters`] in place.
-//! [`Oracle`] is the engine that others are tested against. [`train`] is the loop; a [`Recipe`] holds
+//! [`Cpu`] is the engine to use, [`Oracle`] the one that others are tested against. [`train`] is the loop; a [`Recipe`] holds
 //! every hyper-parameter. Data sets are plugins ([`DataPlugin`]). This crate knows nothing of
 //! transforms, search or controllers.
 
+mod cpu;
 mod data;
 mod engine;
 mod optimiser;
@@ -13,6 +14,7 @@ mod parameters;
 mod recipe;
 mod train;
 
+pub use cpu::{Cpu, CpuProgram, OpTime};
 pub use data::{
     Augment, Batches, DataOptions, DataPlugin, DataSource, Description, Labelled, Split,
     TrainingData, calibration_images, data_sets, normalisation_of, normalise, split,

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod bench;
 mod check;
 mod init;
 mod lineage;
@@ -56,6 +57,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Transform(args) => transform::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "eas", &mut script);

@@ -1,0 +1,72 @@
+"""Runs `eas bench` and PyTorch in turn, as whole processes, and prints the ratio of images a second:
+the median of the pairs, against PyTorch's best f32 mode.
+
+    python compare.py [--eas PATH] [--networks A,B] [--batches 64,128] [--threads 1,2]
+                      [--modes f32,channels_last,compile] [--pairs 5] [--seconds 3] [--fastest]
+
+PyTorch must be installed for the Python that runs this script.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NETWORKS = HERE.parent / "networks"
+
+
+def run(command):
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output[output.index("{") :])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--eas", default=HERE.parents[1] / "target/release/eas")
+    parser.add_argument("--networks", default="released,paper,wide,found,densenet")
+    parser.add_argument("--batches", default="64")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--modes", default="f32,channels_last,compile")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument(
+        "--fastest",
+        action="store_true",
+        help="compare the fastest steps, on a machine that others disturb",
+    )
+    args = parser.parse_args()
+    args.rate = "fastest_images_per_second" if args.fastest else "images_per_second"
+    for network in args.networks.split(","):
+        for batch in args.batches.split(","):
+            for threads in args.threads.split(","):
+                compare(args, network, batch, threads)
+
+
+def compare(args, network, batch, threads):
+    common = ["--batch", batch, "--threads", threads, "--seconds", str(args.seconds)]
+    ours = [str(args.eas), "bench", "--network", network, *common, "--json"]
+    peer = [sys.executable, str(HERE / "peer.py"), str(NETWORKS / f"{network}.toml"), *common]
+    modes = args.modes.split(",")
+    eas, torch, ratios = [], {mode: [] for mode in modes}, []
+    for _ in range(args.pairs):
+        eas.append(run(ours))
+        for mode in modes:
+            torch[mode].append(run([*peer, "--mode", mode]))
+        best = max(torch[mode][-1][args.rate] for mode in modes)
+        ratios.append(eas[-1][args.rate] / best)
+    rate = lambda runs: statistics.median(r[args.rate] for r in runs)
+    memory = lambda runs: min(r["peak_memory_bytes"] for r in runs) >> 20
+    row = [f"{network:9} batch {batch:>3} threads {threads}", f"eas {rate(eas):8.0f}"]
+    row += [f"{mode} {rate(torch[mode]):8.0f}" for mode in modes]
+    row += [
+        f"ratio {statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"MiB {memory(eas)} / {min(memory(torch[mode]) for mode in modes)}",
+    ]
+    print("  ".join(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

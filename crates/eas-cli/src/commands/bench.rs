@@ -1,0 +1,196 @@
+//! `eas bench`: how fast the engine trains and runs a network, by the program that the trainer uses.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use eas_ir::{Images, Mode, Model, Network, Rng, Shape, cost};
+use eas_train::{Batch, CpuProgram, FlatParameters, Program, Recipe, StepOptions};
+use serde::Serialize;
+
+use super::{bad_input, load_network};
+use crate::args;
+use crate::exit;
+use crate::print::{self, percent};
+
+/// The networks that engines are measured on, by name.
+const NETWORKS: [(&str, &str); 5] = [
+    ("released", include_str!("../../../../benches/networks/released.toml")),
+    ("paper", include_str!("../../../../benches/networks/paper.toml")),
+    ("wide", include_str!("../../../../benches/networks/wide.toml")),
+    ("found", include_str!("../../../../benches/networks/found.toml")),
+    ("densenet", include_str!("../../../../benches/networks/densenet.toml")),
+];
+
+/// Steps that warm caches and memory.
+const WARM_UP: usize = 2;
+
+/// What was measured.
+#[derive(Serialize)]
+struct Measured {
+    network: String,
+    batch: usize,
+    threads: usize,
+    parameters: u64,
+    /// Multiply-accumulates of an image, forward.
+    macs: u64,
+    /// Training images a second, by the median step.
+    images_per_second: f64,
+    /// The same by the fastest step, which other work on the machine disturbs least.
+    fastest_images_per_second: f64,
+    /// Additions and multiplications of convolutions and linear layers, a step being thrice the
+    /// forward pass.
+    gflops_per_second: f64,
+    /// Images a second in evaluation.
+    evaluation_images_per_second: f64,
+    /// Share of the step's time by operation.
+    shares: Vec<Share>,
+    /// The most memory that the process had, where the system tells.
+    peak_memory_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Share {
+    op: &'static str,
+    forward: f64,
+    backward: f64,
+}
+
+pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
+    let network = network(&args.network)?;
+    let threads = args
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let measured = pool.install(|| measure(args, &network, threads))?;
+    if args.json {
+        print::json(&measured);
+        return Ok(exit::SUCCESS);
+    }
+    let rate = |rate: f64| format!("{rate:.0} images/s");
+    print::result(&format!(
+        "{}, batch {}, {} thread(s)\n  training    {}, {:.1} GFLOP/s (fastest step {})\n  evaluation  {}\n  memory      {}\n",
+        measured.network,
+        measured.batch,
+        measured.threads,
+        rate(measured.images_per_second),
+        measured.gflops_per_second,
+        rate(measured.fastest_images_per_second),
+        rate(measured.evaluation_images_per_second),
+        measured.peak_memory_bytes.map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
+    ));
+    let mut rows = vec![vec!["op".to_owned(), "forward".to_owned(), "backward".to_owned()]];
+    for share in &measured.shares {
+        rows.push(vec![share.op.to_owned(), percent(share.forward), percent(share.backward)]);
+    }
+    print::result(&print::table(&rows));
+    Ok(exit::SUCCESS)
+}
+
+/// A network by name, or from a file.
+fn network(name: &str) -> anyhow::Result<Network> {
+    match NETWORKS.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => Network::from_toml(text).with_context(|| format!("network {name}")),
+        None if Path::new(name).exists() => load_network(Path::new(name)),
+        None => {
+            let names: Vec<&str> = NETWORKS.iter().map(|(name, _)| *name).collect();
+            let names = names.join(", ");
+            Err(bad_input(format!("expected a network file or one of {names}, found `{name}`")))
+        }
+    }
+}
+
+fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Result<Measured> {
+    let rng = Rng::new(1);
+    let model = Model::initialise(network.clone(), &rng)?;
+    let batch = random_batch(&model, args.batch, &mut rng.split("images"))?;
+    let mut parameters = FlatParameters::new(&model, None)?;
+    let mut program = CpuProgram::new(network)?;
+    let recipe = Recipe::paper_child();
+    let dropout = rng.split("dropout");
+    let options =
+        StepOptions { update: recipe.update(1e-3), label_smoothing: 0.0, dropout: Some(&dropout) };
+    let mut step = || program.step(&mut parameters, &batch, &options);
+    for _ in 0..WARM_UP {
+        step()?;
+    }
+    let (training, fastest) = seconds(args.seconds, || step().map(drop))?;
+    let shares = shares(&program);
+    let (evaluation, _) = seconds(0.3 * args.seconds, || {
+        program.logits(&parameters, &batch.images, Mode::Evaluation).map(drop)
+    })?;
+    let cost = cost(network, model.shapes(), args.batch);
+    let images_per_second = args.batch as f64 / training;
+    Ok(Measured {
+        network: args.network.clone(),
+        batch: args.batch,
+        threads,
+        parameters: cost.parameters,
+        macs: cost.macs,
+        images_per_second,
+        fastest_images_per_second: args.batch as f64 / fastest,
+        gflops_per_second: images_per_second * cost.macs as f64 * 6.0 / 1e9,
+        evaluation_images_per_second: args.batch as f64 / evaluation,
+        shares,
+        peak_memory_bytes: peak_memory(),
+    })
+}
+
+/// Normal numbers as images, and any labels.
+fn random_batch(model: &Model, size: usize, rng: &mut Rng) -> anyhow::Result<Batch> {
+    let (channels, height, width) = match model.input_shape() {
+        Shape::Image { channels, height, width } => (channels, height, width),
+        Shape::Flat { features } => (features, 1, 1),
+    };
+    let images =
+        Images::from_shape_simple_fn((size, channels, height, width), || rng.normal() as f32);
+    let labels = (0..size).map(|_| rng.below(model.classes())).collect();
+    Ok(Batch { images, labels })
+}
+
+/// The median and the least time of some work, repeated for about `budget` seconds, five times at
+/// least.
+fn seconds(
+    budget: f64,
+    mut work: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<(f64, f64)> {
+    let started = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 5 || started.elapsed().as_secs_f64() < budget {
+        let began = Instant::now();
+        work()?;
+        times.push(began.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok((times[times.len() / 2], times[0]))
+}
+
+/// The share of each kind of operation in the time of all steps, the largest first.
+fn shares(program: &CpuProgram) -> Vec<Share> {
+    let mut sums: BTreeMap<&str, Share> = BTreeMap::new();
+    let mut total = 0.0;
+    for time in program.times() {
+        let share =
+            sums.entry(time.name).or_insert(Share { op: time.name, forward: 0.0, backward: 0.0 });
+        share.forward += time.forward;
+        share.backward += time.backward;
+        total += time.forward + time.backward;
+    }
+    let mut shares: Vec<Share> = sums.into_values().collect();
+    for share in &mut shares {
+        share.forward /= total;
+        share.backward /= total;
+    }
+    let size = |share: &Share| share.forward + share.backward;
+    shares.sort_by(|first, second| size(second).total_cmp(&size(first)));
+    shares
+}
+
+/// The most memory that this process had, in bytes.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

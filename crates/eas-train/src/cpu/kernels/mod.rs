@@ -1,0 +1,223 @@
+//! The inner loops: two matrix products with rows at arbitrary places, chosen at run time among
+//! AVX-512, AVX2 and a portable path. All of the engine's `unsafe` is here.
+//!
+//! In [`Rows`] the rows of A are windows of an image: a row is a place in it and a few runs of
+//! numbers behind the place, so a convolution needs no copy of its windows. [`Columns`] is the
+//! transposed product, which gives the gradient of a weight.
+
+#![expect(unsafe_code, reason = "intrinsics, and pointers whose bounds are checked once a panel")]
+
+mod lanes;
+#[cfg(test)]
+mod tests;
+mod tiles;
+
+use lanes::{Lanes, Portable};
+
+/// Vectors that a tile is wide at most.
+pub(super) const WIDEST: usize = 3;
+
+/// Which instructions the kernels use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+/// Consecutive numbers of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Where they start, behind the window's place.
+    pub(super) start: usize,
+    /// How many they are.
+    pub(super) length: usize,
+}
+
+/// C = A · B, or C += A · B. Row r of A has the numbers of `runs` behind `places[r]` in `a`.
+pub(super) struct Rows<'a> {
+    pub(super) a: &'a [f32],
+    pub(super) places: &'a [u32],
+    pub(super) runs: &'a [Run],
+    /// `[numbers of a row of A][vectors · lanes]`, zero beyond `width`.
+    pub(super) b: &'a [f32],
+    pub(super) lanes: usize,
+    /// Vectors of a row of B, 1 to [`WIDEST`].
+    pub(super) vectors: usize,
+    /// Row r of C starts at `r · c_stride`.
+    pub(super) c: &'a mut [f32],
+    pub(super) c_stride: usize,
+    /// Numbers of a row of C; the last vector holds at least one.
+    pub(super) width: usize,
+    pub(super) accumulate: bool,
+}
+
+/// C += Aᵀ · B. Row r of C takes, for each place p, number `start + r` behind `places[p]` in `a`
+/// times row p of B.
+pub(super) struct Columns<'a> {
+    pub(super) a: &'a [f32],
+    pub(super) places: &'a [u32],
+    pub(super) start: usize,
+    /// Rows of C.
+    pub(super) rows: usize,
+    /// Row p of B starts at `p · b_stride`.
+    pub(super) b: &'a [f32],
+    pub(super) b_stride: usize,
+    pub(super) lanes: usize,
+    /// Vectors of a row of B, 1 to [`WIDEST`].
+    pub(super) vectors: usize,
+    pub(super) c: &'a mut [f32],
+    pub(super) c_stride: usize,
+    /// Numbers of a row of B and C; the last vector holds at least one.
+    pub(super) width: usize,
+}
+
+impl Isa {
+    /// The best that this machine has.
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let has_avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq");
+            if has_avx2 && has_avx512 {
+                return Isa::Avx512;
+            }
+            if has_avx2 {
+                return Isa::Avx2;
+            }
+        }
+        Isa::Portable
+    }
+
+    /// The width of vectors for rows of `width` numbers.
+    pub(super) fn lanes(self, width: usize) -> usize {
+        match self {
+            // Eight lanes where sixteen would leave half a vector empty.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if width.div_ceil(8).is_multiple_of(2) || width > 64 => 16,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => 8,
+            Isa::Portable => Portable::COUNT,
+        }
+    }
+
+    /// Runs plain loops compiled for these instructions.
+    pub(super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        match self {
+            // SAFETY: the instruction set was detected.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { x86::run_avx512(work) },
+            // SAFETY: the instruction set was detected.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { x86::run_avx2(work) },
+            Isa::Portable => work(),
+        }
+    }
+
+    /// Computes a product.
+    ///
+    /// # Panics
+    /// Where the job reaches beyond its slices.
+    pub(super) fn rows(self, mut job: Rows<'_>) {
+        let Some(furthest) = job.places.iter().max() else { return };
+        let reach = job.runs.iter().map(|run| run.start + run.length).max().unwrap_or(0);
+        let depth: usize = job.runs.iter().map(|run| run.length).sum();
+        assert!(*furthest as usize + reach <= job.a.len(), "windows lie within A");
+        assert!(depth * job.vectors * job.lanes <= job.b.len(), "B has a row a number of A's rows");
+        assert!((job.places.len() - 1) * job.c_stride + job.width <= job.c.len(), "C has the rows");
+        check_width(job.width, job.vectors, job.lanes);
+        // SAFETY: the bounds were checked, and the instruction set was detected.
+        unsafe {
+            match (self, job.lanes) {
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, 16) => x86::rows_avx512(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, _) => x86::rows_avx512_half(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, _) => x86::rows_avx2(&mut job),
+                (Isa::Portable, _) => tiles::rows::<Portable>(&mut job),
+            }
+        }
+    }
+
+    /// Computes a transposed product.
+    ///
+    /// # Panics
+    /// Where the job reaches beyond its slices.
+    pub(super) fn columns(self, mut job: Columns<'_>) {
+        let Some(furthest) = job.places.iter().max() else { return };
+        assert!(*furthest as usize + job.start + job.rows <= job.a.len(), "rows lie within A");
+        assert!((job.places.len() - 1) * job.b_stride + job.width <= job.b.len(), "B has the rows");
+        let rows = job.rows.max(1) - 1;
+        assert!(rows * job.c_stride + job.width <= job.c.len(), "C has the rows");
+        check_width(job.width, job.vectors, job.lanes);
+        // SAFETY: the bounds were checked, and the instruction set was detected.
+        unsafe {
+            match (self, job.lanes) {
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, 16) => x86::columns_avx512(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, _) => x86::columns_avx512_half(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, _) => x86::columns_avx2(&mut job),
+                (Isa::Portable, _) => tiles::columns::<Portable>(&mut job),
+            }
+        }
+    }
+}
+
+fn check_width(width: usize, vectors: usize, lanes: usize) {
+    assert!((1..=WIDEST).contains(&vectors), "a tile is 1 to {WIDEST} vectors wide");
+    assert!(width.div_ceil(lanes) == vectors, "every vector holds a number");
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::lanes::{Avx2, Avx512, Avx512Half};
+    use super::{Columns, Rows, tiles};
+
+    macro_rules! compiled_for {
+        ($features:literal, $lanes:ident, $rows:ident, $columns:ident) => {
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $rows(job: &mut Rows<'_>) {
+                // SAFETY: the caller's promise.
+                unsafe { tiles::rows::<$lanes>(job) }
+            }
+
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $columns(job: &mut Columns<'_>) {
+                // SAFETY: the caller's promise.
+                unsafe { tiles::columns::<$lanes>(job) }
+            }
+        };
+    }
+
+    compiled_for!(
+        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        Avx512,
+        rows_avx512,
+        columns_avx512
+    );
+    compiled_for!(
+        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        Avx512Half,
+        rows_avx512_half,
+        columns_avx512_half
+    );
+    compiled_for!("avx2,fma", Avx2, rows_avx2, columns_avx2);
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    pub(super) unsafe fn run_avx512<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn run_avx2<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+}

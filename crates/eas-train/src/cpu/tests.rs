@@ -1,0 +1,292 @@
+//! The engine against the oracle, on random networks that have every operation.
+
+use eas_ir::{Images, Mode, Model, Network, NodeId, Op, Rng, Role, Shape};
+
+use super::kernels::Isa;
+use super::program::CpuProgram;
+use crate::engine::{Batch, Engine, Program, StepOptions};
+use crate::optimiser::Nesterov;
+use crate::oracle::Oracle;
+use crate::parameters::FlatParameters;
+
+const CLASSES: usize = 5;
+const BATCH: usize = 6;
+
+/// A random network: layers of any kind, dense and residual branches, then a classifier.
+fn random_network(rng: &mut Rng) -> Network {
+    let mut network = Network::new();
+    let shape = Shape::Image {
+        channels: 1 + rng.below(4),
+        height: 5 + rng.below(6),
+        width: 5 + rng.below(6),
+    };
+    let mut last = network.push(Op::Input { shape }, &[], None);
+    for _ in 0..1 + rng.below(4) {
+        last = random_layers(&mut network, last, rng);
+    }
+    last = network.push([Op::Flatten, Op::GlobalPool][rng.below(2)], &[last], None);
+    if rng.below(2) == 0 {
+        last = network.push(Op::Linear { units: 2 + rng.below(40), bias: true }, &[last], None);
+        last = network.push(Op::batch_norm(), &[last], None);
+        last = network.push(Op::Relu, &[last], None);
+        last = network.push(Op::Dropout { rate: 0.3 }, &[last], None);
+    }
+    network.push(Op::Linear { units: CLASSES, bias: rng.below(2) == 0 }, &[last], None);
+    network
+}
+
+fn convolution(rng: &mut Rng, filters: usize) -> Op {
+    let kernel = [1, 2, 3, 5][rng.below(4)];
+    let padding = [kernel / 2, rng.below(kernel)][rng.below(2)];
+    let stride = [1, 1, 2, 3][rng.below(4)];
+    Op::Conv { filters, kernel, stride, padding, groups: 1, bias: rng.below(3) == 0 }
+}
+
+/// The shape of a node of a network that has no output yet.
+fn shape_of(network: &Network, id: NodeId) -> Shape {
+    let node = network.node(id).unwrap();
+    let inputs: Vec<Shape> = node.inputs.iter().map(|id| shape_of(network, *id)).collect();
+    node.op.output_shape(&inputs).unwrap()
+}
+
+/// Appends some layers to a node, where they fit its shape.
+fn random_layers(network: &mut Network, from: NodeId, rng: &mut Rng) -> NodeId {
+    let Shape::Image { channels, height, width } = shape_of(network, from) else { return from };
+    let mut push = |op: Op, inputs: &[NodeId]| network.push(op, inputs, None);
+    let filters = [1 + rng.below(20), 4, 8, 24, 40, 70][rng.below(6)];
+    match rng.below(10) {
+        0 if height > 2 && width > 2 => {
+            let size = 2 + rng.below(2);
+            push(Op::MaxPool { size, stride: 1 + rng.below(2), padding: rng.below(2) }, &[from])
+        }
+        1 if height > 2 && width > 2 => {
+            push(Op::AveragePool { size: 2, stride: 1 + rng.below(2) }, &[from])
+        }
+        2 => {
+            // Groups, up to a depthwise convolution.
+            let groups = if rng.below(2) == 0 { channels } else { 1 };
+            let filters = groups * (1 + rng.below(3));
+            let op = Op::Conv { filters, kernel: 3, stride: 1, padding: 1, groups, bias: false };
+            push(op, &[from])
+        }
+        3 => {
+            let mut branch = push(Op::conv(channels, 3), &[from]);
+            branch = push(Op::batch_norm(), &[branch]);
+            let sum = push(Op::Add, &[branch, from]);
+            push(Op::Relu, &[sum])
+        }
+        4 | 5 => {
+            // A dense block of two layers, with or without bottlenecks.
+            let mut last = from;
+            let bottleneck = rng.below(2) == 0;
+            for _ in 0..2 {
+                let mut body = push(Op::batch_norm(), &[last]);
+                body = push(Op::Relu, &[body]);
+                if bottleneck {
+                    body = push(Op::conv(filters, 1), &[body]);
+                    body = push(Op::batch_norm(), &[body]);
+                    body = push(Op::Relu, &[body]);
+                }
+                body = push(Op::conv(1 + rng.below(12), 3), &[body]);
+                let pair = if rng.below(2) == 0 { [last, body] } else { [body, last] };
+                last = push(Op::Concat, &pair);
+            }
+            last
+        }
+        6 => {
+            // One value read in every way at once.
+            let norm = push(Op::batch_norm(), &[from]);
+            let relu = push(Op::Relu, &[from]);
+            let other = push(Op::Relu, &[norm]);
+            let sum = push(Op::Add, &[norm, relu, from]);
+            push(Op::Concat, &[from, other, sum, from])
+        }
+        7 => push(Op::Dropout { rate: [0.0, 0.25][rng.below(2)] }, &[from]),
+        _ => {
+            let Op::Conv { filters, kernel, stride, padding, bias, .. } = convolution(rng, filters)
+            else {
+                return from;
+            };
+            let smallest = height.min(width) + 2 * padding;
+            let kernel = kernel.min(smallest);
+            let padding = padding.min(kernel - 1);
+            let op = Op::Conv { filters, kernel, stride, padding, groups: 1, bias };
+            let last = push(op, &[from]);
+            let last = if rng.below(2) == 0 { push(Op::batch_norm(), &[last]) } else { last };
+            if rng.below(2) == 0 { push(Op::Relu, &[last]) } else { last }
+        }
+    }
+}
+
+/// A model whose batch norms are not the identity, and images for it.
+fn random_model(network: Network, rng: &mut Rng) -> (Model, Batch) {
+    let model = Model::initialise(network, rng).unwrap();
+    let (network, mut weights) = model.into_parts();
+    for (id, values) in &mut weights {
+        for value in values.iter_mut() {
+            match id.role {
+                Role::Weight => {}
+                Role::Bias | Role::Beta | Role::Mean => *value = 0.3 * rng.normal() as f32,
+                Role::Gamma => *value = 1.0 + 0.3 * rng.normal() as f32,
+                Role::Variance => *value = 0.5 + rng.unit() as f32,
+            }
+        }
+    }
+    let model = Model::new(network, weights).unwrap();
+    let Shape::Image { channels, height, width } = model.input_shape() else { unreachable!() };
+    let images =
+        Images::from_shape_simple_fn((BATCH, channels, height, width), || rng.normal() as f32);
+    let labels = (0..BATCH).map(|_| rng.below(CLASSES)).collect();
+    (model, Batch { images, labels })
+}
+
+fn update() -> Nesterov {
+    Nesterov { learning_rate: 0.05, momentum: 0.9, weight_decay: 1e-3, decay_all: false }
+}
+
+/// The largest difference, relative to the largest value.
+fn gap<'a>(
+    found: impl IntoIterator<Item = &'a f32>,
+    expected: impl IntoIterator<Item = &'a f32> + Clone,
+) -> f32 {
+    let largest = expected.clone().into_iter().fold(1e-30f32, |most, value| most.max(value.abs()));
+    let pairs = found.into_iter().zip(expected);
+    pairs.map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max) / largest
+}
+
+/// Checks that a program computes what the oracle does.
+fn check_against_oracle(isa: Isa, seed: u64) {
+    let mut rng = Rng::new(seed);
+    let (model, batch) = random_model(random_network(&mut rng), &mut rng);
+    let network = model.network();
+    let mut oracle = Oracle.compile(network).unwrap();
+    let mut program = CpuProgram::with_instructions(network, isa).unwrap();
+    let parameters = FlatParameters::new(&model, None).unwrap();
+    let dropout = rng.split("dropout");
+    let options = StepOptions { update: update(), label_smoothing: 0.1, dropout: Some(&dropout) };
+
+    for mode in [Mode::Training, Mode::Evaluation] {
+        let expected = oracle.logits(&parameters, &batch.images, mode).unwrap();
+        let found = program.logits(&parameters, &batch.images, mode).unwrap();
+        let gap = gap(&found, &expected);
+        assert!(gap < 1e-5, "seed {seed}, {isa:?}, {mode:?}: logits off by {gap}\n{network}");
+    }
+
+    let (expected, report) = oracle.gradient(&parameters, &batch, &options).unwrap();
+    let (found, found_report) = program.gradient(&parameters, &batch, &options).unwrap();
+    let off = (report.loss - found_report.loss).abs();
+    assert!(off < 1e-5, "seed {seed}, {isa:?}: loss off by {off}\n{network}");
+    assert_eq!(report.correct, found_report.correct, "seed {seed}, {isa:?}\n{network}");
+    let size = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
+    };
+    let apart = found.iter().zip(&expected).map(|(found, expected)| found - expected);
+    let whole = size(&mut apart.clone()) / size(&mut expected.iter().copied());
+    assert!(whole < 1e-5, "seed {seed}, {isa:?}: gradient off by {whole}\n{network}");
+    let mean = size(&mut expected.iter().copied()) / (expected.len() as f64).sqrt();
+    let apart: Vec<f32> = apart.collect();
+    for slot in parameters.slots() {
+        // A gradient that cancels is as exact as the sums that it comes from.
+        let floor = mean * (slot.range().len() as f64).sqrt();
+        let own = size(&mut expected[slot.range()].iter().copied());
+        let gap = size(&mut apart[slot.range()].iter().copied()) / own.max(floor);
+        assert!(gap < 5e-5, "seed {seed}, {isa:?}: {} off by {gap}\n{network}", slot.id);
+    }
+
+    let (mut expected, mut found) = (parameters.clone(), parameters.clone());
+    oracle.step(&mut expected, &batch, &options).unwrap();
+    program.step(&mut found, &batch, &options).unwrap();
+    let gap = gap(&found.values, &expected.values);
+    assert!(gap < 1e-5, "seed {seed}, {isa:?}: a step off by {gap}\n{network}");
+
+    let nodes: Vec<NodeId> = network.nodes().iter().map(|node| node.id).collect();
+    let expected = oracle.moments(&parameters, &batch.images, &nodes).unwrap();
+    let found = program.moments(&parameters, &batch.images, &nodes).unwrap();
+    for id in nodes {
+        let (expected, found) = (&expected[&id], &found[&id]);
+        let scale = expected.mean.iter().zip(&expected.variance);
+        let scale = scale.map(|(m, v)| (m * m + v).sqrt()).fold(1e-6, f64::max);
+        for channel in 0..expected.mean.len() {
+            let mean = (expected.mean[channel] - found.mean[channel]).abs() / scale;
+            let variance =
+                (expected.variance[channel] - found.variance[channel]).abs() / (scale * scale);
+            let off = mean.max(variance);
+            assert!(off < 1e-5, "seed {seed}, {isa:?}: moments of {id} off by {off}\n{network}");
+        }
+    }
+}
+
+#[test]
+fn it_computes_what_the_oracle_does() {
+    (0..150).for_each(|seed| check_against_oracle(Isa::detect(), seed));
+}
+
+#[test]
+fn the_portable_path_computes_what_the_oracle_does() {
+    (0..40).for_each(|seed| check_against_oracle(Isa::Portable, seed));
+}
+
+/// A trained step's loss, gradient and parameters on so many threads.
+fn step_on(threads: usize, seed: u64) -> (f64, Vec<f32>, FlatParameters) {
+    let mut rng = Rng::new(seed);
+    let (model, batch) = random_model(random_network(&mut rng), &mut rng);
+    let dropout = rng.split("dropout");
+    let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: Some(&dropout) };
+    let mut parameters = FlatParameters::new(&model, None).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let mut program = CpuProgram::new(model.network()).unwrap();
+        let (gradient, _) = program.gradient(&parameters, &batch, &options).unwrap();
+        let report = program.step(&mut parameters, &batch, &options).unwrap();
+        (report.loss, gradient, parameters)
+    })
+}
+
+#[test]
+fn results_are_bit_identical_on_any_number_of_threads() {
+    for seed in 0..40 {
+        let one = step_on(1, seed);
+        for threads in [2, 8] {
+            assert!(step_on(threads, seed) == one, "seed {seed}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_smaller_batch_after_a_larger_one_is_as_if_it_came_first() {
+    for seed in 0..20 {
+        let mut rng = Rng::new(seed);
+        let (model, batch) = random_model(random_network(&mut rng), &mut rng);
+        let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: None };
+        let images = batch.images.slice(ndarray::s![..4, .., .., ..]).to_owned();
+        let small = Batch { images, labels: batch.labels[..4].to_vec() };
+        let parameters = FlatParameters::new(&model, None).unwrap();
+        let mut used = CpuProgram::new(model.network()).unwrap();
+        used.gradient(&parameters, &batch, &options).unwrap();
+        let mut fresh = CpuProgram::new(model.network()).unwrap();
+        assert_eq!(
+            used.gradient(&parameters, &small, &options).unwrap(),
+            fresh.gradient(&parameters, &small, &options).unwrap(),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let mut rng = Rng::new(1);
+    let (model, batch) = random_model(random_network(&mut rng), &mut rng);
+    let parameters = FlatParameters::new(&model, None).unwrap();
+    let mut program = CpuProgram::new(model.network()).unwrap();
+    let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: None };
+    let mut refusal =
+        |batch: &Batch| program.gradient(&parameters, batch, &options).unwrap_err().to_string();
+    let (_, channels, height, width) = batch.images.dim();
+    let larger =
+        Batch { images: Images::zeros((BATCH, channels, height + 1, width)), ..batch.clone() };
+    assert!(refusal(&larger).starts_with("expected images of"), "{}", refusal(&larger));
+    let fewer = Batch { labels: vec![0], ..batch.clone() };
+    assert_eq!(refusal(&fewer), format!("expected {BATCH} labels, found 1"));
+    let outside = Batch { labels: vec![CLASSES; BATCH], ..batch.clone() };
+    assert_eq!(refusal(&outside), "expected labels below 5, found Some(5)");
+}
