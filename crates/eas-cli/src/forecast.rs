@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use eas_controller::{Controller, Random, Scope};
 use eas_ir::{Cost, Model, Network, Rng, cost};
-use eas_train::{Batches, Engine, FlatParameters, Oracle, StepOptions, TrainingData};
+use eas_train::{Batches, Engine, FlatParameters, StepOptions, TrainingData};
 use eas_transform::{Decision, grow_network};
 use serde::Serialize;
 
+use crate::engine::ENGINE;
 use crate::plan::Plan;
 
 /// Random children whose median size stands for all.
@@ -57,7 +58,7 @@ fn typical_child(plan: &Plan, start: &Network, rng: &Rng) -> anyhow::Result<(Net
 fn rate(network: &Network, data: &TrainingData, batch: usize, rng: &Rng) -> anyhow::Result<f64> {
     let model = Model::initialise(network.clone(), rng)?;
     let mut parameters = FlatParameters::new(&model, None)?;
-    let mut program = Oracle.compile(network)?;
+    let mut program = ENGINE.compile(network)?;
     let recipe = eas_train::Recipe::paper_child();
     let options =
         StepOptions { update: recipe.update(0.01), label_smoothing: 0.0, dropout: Some(rng) };

@@ -15,6 +15,7 @@
 mod args;
 mod commands;
 mod dispatcher;
+mod engine;
 mod executor;
 mod exit;
 mod failpoint;

@@ -2,9 +2,10 @@
 
 use eas_controller::TrialId;
 use eas_ir::Count;
-use eas_train::{Oracle, Split, TrainingData, accuracy};
+use eas_train::{Split, TrainingData, accuracy};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::ENGINE;
 use crate::print::{percent, table};
 use crate::runs::{Purpose, Run, TrialResult};
 
@@ -51,7 +52,7 @@ impl Report {
     ) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
         for (result, epochs) in compared {
-            let tested = accuracy(&Oracle, &run.model_of(result)?.model, data, test)?;
+            let tested = accuracy(&ENGINE, &run.model_of(result)?.model, data, test)?;
             rows.push(Row {
                 trial: result.trial,
                 purpose: result.purpose,

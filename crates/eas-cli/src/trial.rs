@@ -8,12 +8,13 @@ use anyhow::Context;
 use eas_controller::Ending;
 use eas_ir::{Metadata, Mode, Model, Network, Probe, Rng, SavedModel, Weights};
 use eas_train::{
-    Engine, EpochRecord, FlatParameters, Momentum, Oracle, Position, Start, TrainingData,
-    TrainingEnd, calibration_images, train_from,
+    Engine, EpochRecord, FlatParameters, Momentum, Position, Start, TrainingData, TrainingEnd,
+    calibration_images, train_from,
 };
 use eas_transform::{Certificate, Transforms, Verdict, calibrate, certify, drift, grow};
 use ndarray::Array4;
 
+use crate::engine::ENGINE;
 use crate::failpoint::failpoint;
 use crate::runs::{
     Attempt, Checkpoint, Heartbeat, Origin, Progress, Run, TrialRecord, TrialResult,
@@ -147,12 +148,12 @@ impl Workshop<'_> {
         let stream = work.rng.split("grow");
         let exact = grow(parent, None, steps, self.transforms, &stream, false)?;
         let images = calibration_images(self.data, CALIBRATION);
-        let exact_model = calibrate(exact.model, &exact.calibrate, &images, &Oracle)?.model;
+        let exact_model = calibrate(exact.model, &exact.calibrate, &images, &ENGINE)?.model;
         let probe = calibration_images(self.data, PROBE);
-        let certificate = certify(parent, &exact_model, &probe, &Oracle)?;
+        let certificate = certify(parent, &exact_model, &probe, &ENGINE)?;
         let grown = grow(parent, momentum, steps, self.transforms, &stream, true)?;
-        let model = calibrate(grown.model, &grown.calibrate, &images, &Oracle)?.model;
-        let drift = drift(parent, &model, &probe, &Oracle)?;
+        let model = calibrate(grown.model, &grown.calibrate, &images, &ENGINE)?.model;
+        let drift = drift(parent, &model, &probe, &ENGINE)?;
         Ok((model, grown.momentum, certificate, drift))
     }
 
@@ -166,7 +167,7 @@ impl Workshop<'_> {
                 let chain = [edits[..count].to_vec()];
                 let stream = work.rng.split("grow");
                 let child = grow(parent, None, &chain, self.transforms, &stream, false)?;
-                let certificate = certify(parent, &child.model, &probe, &Oracle)?;
+                let certificate = certify(parent, &child.model, &probe, &ENGINE)?;
                 if certificate.verdict == Verdict::Broken {
                     return Ok(Some(format!("`{}`: {certificate}", edits[count - 1])));
                 }
@@ -243,7 +244,7 @@ impl Workshop<'_> {
                 }
             };
             let training = train_from(
-                &Oracle,
+                &ENGINE,
                 Start { model: &model, momentum: Some(&momentum), position },
                 data,
                 recipe,
@@ -333,7 +334,7 @@ pub(crate) fn saved(model: Model, data: &TrainingData) -> anyhow::Result<SavedMo
     let raw = Array4::from_shape_vec((count, channels, height, width), pixels)?;
     let images = data.images(&split, split.indices());
     let parameters = FlatParameters::new(&model, None)?;
-    let logits = Oracle.compile(model.network())?.logits(&parameters, &images, Mode::Evaluation)?;
+    let logits = ENGINE.compile(model.network())?.logits(&parameters, &images, Mode::Evaluation)?;
     let metadata = Metadata {
         classes: data.classes.clone(),
         normalisation: Some(data.normalisation.clone()),

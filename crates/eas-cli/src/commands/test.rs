@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use eas_ir::{Normalisation, SavedModel};
-use eas_train::{Oracle, Split, TrainingData, accuracy, normalisation_of};
+use eas_train::{Split, TrainingData, accuracy, normalisation_of};
 use serde::Serialize;
 
 use super::{bad_input, data_of};
 use crate::args;
+use crate::engine::ENGINE;
 use crate::exit;
 use crate::print::{self, percent};
 
@@ -48,7 +49,7 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     let options = source.implementation.options();
     let (train, validation) = (test.first(0), test.first(0));
     let data = TrainingData { train, validation, classes, normalisation, augment: options.augment };
-    let found = accuracy(&Oracle, &model, &data, &test)?;
+    let found = accuracy(&ENGINE, &model, &data, &test)?;
     if args.json {
         print::json(&Tested {
             correct: found.correct,

@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 
 use eas_ir::{LoadError, Metadata, Model, NodeId, Op, Rng, SavedModel};
 use eas_train::{
-    EpochRecord, Oracle, Progress, Recipe, RecipeSpec, TrainingEnd, calibration_images, split,
-    train,
+    EpochRecord, Progress, Recipe, RecipeSpec, TrainingEnd, calibration_images, split, train,
 };
 use eas_transform::calibrate;
 use serde::Serialize;
 
 use super::{bad_input, data_of, load_network};
 use crate::args;
+use crate::engine::ENGINE;
 use crate::exit;
 use crate::print::{self, percent};
 use crate::spec::as_toml;
@@ -58,12 +58,12 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
         let batch_norms: Vec<NodeId> =
             nodes.filter(|node| matches!(node.op, Op::BatchNorm { .. })).map(|n| n.id).collect();
         let images = calibration_images(&data, CALIBRATION);
-        model = calibrate(model, &batch_norms, &images, &Oracle)?.model;
+        model = calibrate(model, &batch_norms, &images, &ENGINE)?.model;
     }
     let bar = print::Bar::new(0);
     let mut length_known = false;
     let training = train(
-        &Oracle,
+        &ENGINE,
         &model,
         None,
         &data,

@@ -1,7 +1,6 @@
 //! `eas transform`: edits on a model, each certified.
 
 use eas_ir::{Forward, Images, Metadata, Mode, Model, Probe, Rng, SavedModel};
-use eas_train::Oracle;
 use eas_transform::{
     Certificate, Edit, Noise, Transforms, Verdict, apply, certify, law, transforms,
 };
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use super::bad_input;
 use crate::args;
+use crate::engine::ENGINE;
 use crate::exit;
 use crate::print;
 
@@ -43,7 +43,7 @@ pub(super) fn run(args: &args::Transform) -> anyhow::Result<u8> {
             .map_err(bad_input)?;
         let child = apply(&exact, &patch, Noise::Off)
             .map_err(|error| bad_input(format!("can't {edit}: {error:#}")))?;
-        let certificate = certify(&exact, &child, &probe, &Oracle)?;
+        let certificate = certify(&exact, &child, &probe, &ENGINE)?;
         let noise = if args.no_noise { Noise::Off } else { Noise::On(&stream) };
         noisy = apply(&noisy, &patch, noise)?;
         exact = child;
@@ -110,7 +110,7 @@ fn normalised_probe(metadata: &Metadata) -> Option<Images> {
 /// The probe's logits anew: noise changes them a little.
 fn with_new_logits(model: &Model, metadata: Metadata) -> anyhow::Result<Metadata> {
     let Some(images) = normalised_probe(&metadata) else { return Ok(metadata) };
-    let logits = Oracle.logits(model, &images, Mode::Evaluation)?.mapv(|logit| logit as f32);
+    let logits = ENGINE.logits(model, &images, Mode::Evaluation)?.mapv(|logit| logit as f32);
     let probe = metadata.probe.map(|probe| Probe { logits, ..probe });
     Ok(Metadata { probe, ..metadata })
 }

@@ -2,13 +2,14 @@
 
 use anyhow::ensure;
 use eas_controller::TrialId;
-use eas_train::{Oracle, TrainingData, accuracy};
+use eas_train::{TrainingData, accuracy};
 use serde::Serialize;
 
 use super::bad_input;
 use super::search::{plan_of_run, prepare};
 use crate::args;
 use crate::dispatcher::Dispatcher;
+use crate::engine::ENGINE;
 use crate::exit;
 use crate::plan::Plan;
 use crate::print::{self, Bar, percent};
@@ -176,6 +177,6 @@ fn measure(
         ensure!(handed_over == saved, "best/ is not the model of trial {}", winner.trial);
     }
     let Some(recorded) = winner.accuracy() else { return Ok(None) };
-    let found = accuracy(&Oracle, &saved.model, data, &data.validation)?.share();
+    let found = accuracy(&ENGINE, &saved.model, data, &data.validation)?.share();
     Ok(Some(Measured { trial: winner.trial, recorded, found }))
 }
