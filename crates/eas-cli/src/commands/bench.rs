@@ -194,3 +194,21 @@ fn peak_memory() -> Option<u64> {
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_named_network_classifies_small_images() {
+        for (name, depth) in
+            [("released", 6), ("paper", 6), ("wide", 6), ("found", 15), ("densenet", 40)]
+        {
+            let network = network(name).unwrap();
+            let model = Model::initialise(network, &Rng::new(1)).unwrap();
+            assert_eq!(model.network().depth(), depth, "{name}");
+            let shape = Shape::Image { channels: 3, height: 32, width: 32 };
+            assert_eq!((model.input_shape(), model.classes()), (shape, 10), "{name}");
+        }
+    }
+}

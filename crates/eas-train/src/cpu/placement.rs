@@ -74,11 +74,11 @@ fn conflicts(network: &Network, placement: &Placement) -> BTreeSet<NodeId> {
             if root(read) != Some(own) {
                 continue;
             }
-            match node.op {
-                Op::Concat if placement.joins(*input, node.id) => {}
+            if node.op != Op::Concat {
+                found.insert(node.id);
+            } else if !placement.joins(*input, node.id) {
                 // What is copied within a buffer gets one of its own.
-                Op::Concat => _ = found.insert(read),
-                _ => _ = found.insert(node.id),
+                found.insert(read);
             }
         }
         // An input that comes twice is in place once only.
@@ -99,8 +99,8 @@ fn behind(network: &Network, id: NodeId) -> NodeId {
     node.id
 }
 
-/// Whether the node's value is written to memory of its own choice.
-fn is_stored(op: &Op) -> bool {
+/// Whether the node's value is written to memory that a plan may choose.
+pub(super) fn is_stored(op: &Op) -> bool {
     match op {
         Op::Conv { .. }
         | Op::MaxPool { .. }

@@ -12,7 +12,7 @@ use eas_ir::{Network, Node, NodeId, Op, ParamId, Role, Shape, Shapes, parameter_
 use super::convolution::Convolution;
 use super::correlation::Geometry;
 use super::kernels::Isa;
-use super::placement::{Placement, place};
+use super::placement::{Placement, is_stored, place};
 use super::pool::Window;
 use super::values::{Source, View};
 use super::weights::Parameter;
@@ -327,18 +327,8 @@ impl Planner<'_> {
         // The slope before takes the place of the slope behind where nobody else adds to it. What a
         // concatenation joins may be read elsewhere too.
         let before = self.network.node(node.inputs[0]).map(|node| node.op);
+        let own = before.is_some_and(|op| is_stored(&op) && op != Op::Concat);
         let stored = matches!(self.plan.steps.last().map(|step| &step.work), Some(Work::Store));
-        let own = matches!(
-            before,
-            Some(
-                Op::Conv { .. }
-                    | Op::Linear { .. }
-                    | Op::MaxPool { .. }
-                    | Op::AveragePool { .. }
-                    | Op::GlobalPool
-                    | Op::Add
-            )
-        );
         let alone = view.is_whole()
             && (stored || own && self.users[&node.inputs[0]].len() == 1)
             && input.differentiable;

@@ -106,7 +106,8 @@ impl Isa {
         }
     }
 
-    /// Runs plain loops compiled for these instructions.
+    /// Runs plain loops compiled for these instructions: those that are inlined into `work`, so it and
+    /// what it calls say `#[inline(always)]`.
     pub(super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
         match self {
             // SAFETY: the instruction set was detected.
