@@ -66,13 +66,23 @@ pub fn channel_groups(network: &Network, shapes: &Shapes) -> Vec<ChannelGroup> {
         groups[group_of[&output.id]].1 = true;
     }
     let open = groups.into_iter().filter(|(producers, locked)| !producers.is_empty() && !locked);
+    // Only these can refuse channels that come through a concatenation or a flattening.
+    let refuses = |op: &Op| match op {
+        Op::Add => true,
+        Op::Conv { groups, .. } => *groups > 1,
+        _ => false,
+    };
+    let any_refuses = network.nodes().iter().any(|node| refuses(&node.op));
     let mut open: Vec<ChannelGroup> = open
         .map(|(mut producers, _)| {
             producers.sort_by_key(|id| position(network, *id));
             ChannelGroup { width: shapes[producers[0]].channels(), producers }
         })
         .filter(|group| {
-            // A grouped convolution may stand behind a concatenation; following the channels tells.
+            // Following the channels tells, and costs as much as the rest together.
+            if !any_refuses {
+                return true;
+            }
             let index: Vec<usize> = (0..group.width).chain([0]).collect();
             let maps = group.producers.iter().map(|id| (*id, index.clone())).collect();
             follow(network, network, &maps).is_ok()
