@@ -62,9 +62,9 @@ impl Scope<'_> {
     }
 }
 
-/// A step that decides about every site, in site order: `decide` says yes or no to its edit. A site that no
-/// longer fits, given those already taken, is passed over without asking. Returns the edits taken;
-/// `network` becomes the edited one.
+/// A step that decides about every site, in site order: `decide` says yes or no to its edit. A
+/// site that no longer fits, given those already taken, is passed over without asking. Returns the
+/// edits taken; `network` becomes the edited one.
 ///
 /// # Errors
 /// No transform of this name.
@@ -104,7 +104,17 @@ pub fn pick_one(
     transform: &str,
     choose: &mut dyn FnMut(usize, &[usize]) -> usize,
 ) -> Result<Step, EpisodeError> {
-    let mut legal = scope.edits(transform, network)?;
+    let legal = scope.edits(transform, network)?;
+    pick_among(scope, network, legal, choose)
+}
+
+/// [`pick_one`] where the legal edits and their paths are known already.
+pub(crate) fn pick_among(
+    scope: &Scope<'_>,
+    network: &mut Network,
+    mut legal: Vec<(Edit, Vec<usize>)>,
+    choose: &mut dyn FnMut(usize, &[usize]) -> usize,
+) -> Result<Step, EpisodeError> {
     let levels = legal.iter().map(|(_, path)| path.len()).max().unwrap_or(0);
     for level in 0..levels {
         let mut choices: Vec<usize> =
