@@ -14,8 +14,11 @@ const LAYERS: [(&str, &[&str]); 5] = [
     ("eas-cli", &["eas-controller", "eas-ir", "eas-train", "eas-transform"]),
 ];
 
-/// The one crate that may compute by candle, or on a GPU.
+/// The one crate that may compute by kernels of its own, or on a GPU.
 const ENGINES: &str = "eas-train";
+
+/// The one other that may compute by candle: a controller's policy is a small network, for the CPU.
+const POLICIES: &str = "eas-controller";
 
 /// Modules of kernels, where `unsafe` is allowed.
 const UNSAFE: [&str; 2] = ["crates/eas-train/src/cpu/kernels/", "crates/eas-train/src/cuda/"];
@@ -46,11 +49,14 @@ fn crates_depend_on_the_layers_below_them_alone() {
             .filter(|dependency| dependency.starts_with("eas-"))
             .collect();
         assert_eq!(ours, allowed, "{name}");
-        let engine =
-            |found: &&String| ["candle", "cudarc", "gemm"].iter().any(|e| found.starts_with(e));
-        if name != ENGINES {
-            assert_eq!(dependencies.iter().find(engine), None, "{name} computes tensors");
-        }
+        let engines = ["candle", "cudarc", "gemm"];
+        let foreign = match name {
+            ENGINES => continue,
+            POLICIES => &engines[1..],
+            _ => &engines,
+        };
+        let engine = |found: &&String| foreign.iter().any(|engine| found.starts_with(engine));
+        assert_eq!(dependencies.iter().find(engine), None, "{name} computes tensors");
     }
 }
 
@@ -88,6 +94,12 @@ fn check_absent(words: &[&str], allowed: &[&str]) {
             }
         }
     }
+}
+
+#[test]
+fn only_training_opens_a_gpu() {
+    let words = ["Device::Cuda", "new_cuda", "cuda_if_available", "feature = \"cuda\""];
+    check_absent(&words, &[&format!("crates/{ENGINES}/")]);
 }
 
 #[test]

@@ -22,7 +22,8 @@ Exit codes:
   2    the command line, a spec or a file is wrong; the message says where
   3    the answer is no: an edit changed the function
   4    a file of a run is damaged
-  130  interrupted; what was done is kept";
+  130  interrupted; what was done is kept
+  134  interrupted twice: ended at once";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -102,7 +103,10 @@ Examples:
     #[command(after_help = "\
 Examples:
   eas transform runs/quickstart/best --apply 'widen n1 to 32' --out wider
-  eas transform model --apply 'deepen n1 with kernel 3' --apply 'widen n1 to 64' --out child")]
+  eas transform model --apply 'deepen n1 with kernel 3' --apply 'widen n1 to 64' --out child
+
+An inserted batch norm is the identity until it is trained: it has seen no images yet. A search takes
+its statistics from training images first.")]
     Transform(Transform),
     /// Train a network or go on training a model
     #[command(after_help = "\

@@ -77,7 +77,11 @@ impl Schedule {
 
     /// Trials of the whole run, if none is given up and the start network isn't the best.
     pub(crate) fn trials(&self, plan: &Plan) -> usize {
-        let compared = if plan.finals.compare { 2 } else { 0 };
+        let compared = match (plan.finals.compare, plan.finals.weights) {
+            (false, _) => 0,
+            (true, FinalWeights::Inherited) => 2,
+            (true, FinalWeights::Scratch) => 1,
+        };
         1 + self.children(plan) + plan.finals.networks + compared
     }
 
@@ -86,10 +90,12 @@ impl Schedule {
         let finals = &plan.finals;
         let mut epochs = plan.start.epochs + self.children(plan) * plan.child.epochs;
         epochs += finals.networks * finals.recipe.epochs;
-        if finals.compare {
-            let all = plan.epochs_of(plan.stages.len());
-            epochs += all + all.saturating_sub(plan.start.epochs);
-        }
+        let all = plan.epochs_of(plan.stages.len());
+        epochs += match (finals.compare, finals.weights) {
+            (false, _) => 0,
+            (true, FinalWeights::Inherited) => all + all.saturating_sub(plan.start.epochs),
+            (true, FinalWeights::Scratch) => all,
+        };
         units(epochs)
     }
 }
@@ -265,32 +271,52 @@ impl<'a, 'd> Search<'a, 'd> {
         if !finals.with_validation {
             done.sort_by(|a, b| a.0.compare(&b.0));
         }
-        let (winner, generation) = done
-            .into_iter()
-            .find(|(result, _)| result.is_trained())
-            .context("no final training came to an end; try a lower final.learning_rate")?;
+        let Some((winner, generation)) = done.into_iter().find(|(result, _)| result.is_trained())
+        else {
+            let line = "No final training came to an end: the best network is as its stage left it. \
+                        Try a lower final.learning_rate.";
+            self.dispatcher.bar().line(line);
+            let Candidate { result, generation } =
+                chosen.into_iter().next().context("no network")?;
+            let epochs = self.plan.start.epochs + generation * self.plan.child.epochs;
+            return Ok(Found { winner: result.clone(), compared: vec![(result, epochs)] });
+        };
         let all = self.plan.epochs_of(generation);
         let mut compared = vec![(winner.clone(), all)];
         if finals.compare && generation > 0 {
-            let mut recipes = vec![self.plan.child.clone(); generation];
-            recipes.push(finals.recipe.clone());
-            let longer = self.trials.longer(
-                trial(finals.networks),
-                Purpose::StartLonger,
-                &first.result,
-                recipes,
-                finals.with_validation,
-                self.rng.split("longer").seed(),
-            )?;
-            let scratch = self.trials.fresh(
-                trial(finals.networks + 1),
-                Purpose::Scratch,
-                self.trials.run.model_of(&winner)?.model.network(),
-                vec![Recipe { epochs: all, ..self.plan.start.clone() }],
-                finals.with_validation,
-                self.rng.split("scratch").seed(),
-            )?;
-            let results = self.dispatcher.carry_out(vec![longer, scratch])?;
+            let (longer, scratch) =
+                (self.rng.split("longer").seed(), self.rng.split("scratch").seed());
+            let (start, best) = (trial(finals.networks), trial(finals.networks + 1));
+            let (trials, validation) = (self.trials, finals.with_validation);
+            let records = match finals.weights {
+                FinalWeights::Inherited => {
+                    let mut recipes = vec![self.plan.child.clone(); generation];
+                    recipes.push(finals.recipe.clone());
+                    let purpose = Purpose::StartLonger;
+                    let result = &first.result;
+                    let network = trials.run.model_of(&winner)?.model.network().clone();
+                    let whole = vec![Recipe { epochs: all, ..self.plan.start.clone() }];
+                    vec![
+                        trials.longer(start, purpose, result, recipes, validation, longer)?,
+                        trials.fresh(
+                            best,
+                            Purpose::Scratch,
+                            &network,
+                            whole,
+                            validation,
+                            scratch,
+                        )?,
+                    ]
+                }
+                // The winner is from scratch itself, so only the start network is left to compare.
+                FinalWeights::Scratch => {
+                    let network = trials.run.model_of(&first.result)?.model.network().clone();
+                    let recipes = vec![finals.recipe.clone()];
+                    let purpose = Purpose::StartLonger;
+                    vec![trials.fresh(start, purpose, &network, recipes, validation, longer)?]
+                }
+            };
+            let results = self.dispatcher.carry_out(records)?;
             let trained = results.into_iter().filter(TrialResult::is_trained);
             compared.extend(trained.map(|result| (result, all)));
         }

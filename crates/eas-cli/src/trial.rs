@@ -24,7 +24,7 @@ use crate::stop;
 /// Images that children are certified on.
 const PROBE: usize = 64;
 /// Images that inserted batch norms are calibrated on.
-pub(crate) const CALIBRATION: usize = 512;
+const CALIBRATION: usize = 512;
 /// Images kept in a model, with their logits.
 const KEPT_PROBE: usize = 4;
 /// Between two heartbeats.

@@ -4,8 +4,9 @@
 //! each chosen edit on the architecture, and mask what no longer fits. So a controller never builds
 //! an edit itself, and nothing illegal is ever sampled.
 
+use anyhow::Context;
 use eas_ir::{Network, NodeId};
-use eas_transform::{Edit, SearchSpace, Step, Token, Transforms};
+use eas_transform::{Candidate, Edit, SearchSpace, Step, Token, Transforms};
 
 use crate::action::Action;
 
@@ -27,15 +28,6 @@ pub struct Scope<'a> {
 /// An episode that can't go on: a transform's fault, or a name that no transform has.
 pub type EpisodeError = anyhow::Error;
 
-/// One site of a step that decides about each.
-#[derive(Clone, Copy, Debug)]
-pub struct Site<'a> {
-    /// Its place among the sites of the step.
-    pub index: usize,
-    /// The edit in question.
-    pub edit: &'a Edit,
-}
-
 impl Scope<'_> {
     /// The network as a policy's encoder reads it.
     pub fn tokens(&self, network: &Network) -> Vec<Token> {
@@ -54,35 +46,46 @@ impl Scope<'_> {
         self.transforms.edits(transform, network, self.space, self.batch)
     }
 
-    fn make(&self, network: &mut Network, edit: &Edit) -> Result<(), EpisodeError> {
+    /// What a transform offers on a network, legal or not.
+    fn offered(&self, transform: &str, network: &Network) -> Result<Vec<Edit>, EpisodeError> {
+        let offered = self.transforms.get(transform)?.edits(network, self.space).into_iter();
+        let edit =
+            |c: Candidate| Edit { transform: transform.to_owned(), site: c.site, target: c.target };
+        Ok(offered.map(edit).collect())
+    }
+
+    /// The network that an edit makes, where it is legal.
+    fn made(&self, network: &Network, edit: &Edit) -> Option<Network> {
         // The architecture doesn't depend on which channels are replicated.
-        *network = self.transforms.patch(network, edit, &mut eas_ir::Rng::new(0))?.network;
-        Ok(())
+        let patch = self.transforms.patch(network, edit, &mut eas_ir::Rng::new(0)).ok()?;
+        self.space.admits(&patch.network, self.batch).is_ok().then_some(patch.network)
     }
 }
 
-/// A step that decides about every site, in site order: `decide` says yes or no. A site that no
-/// longer fits, given those already taken, is passed over without asking. Returns the edits taken;
-/// `network` becomes the edited one.
+/// A step that decides about every site, in site order: `decide` says yes or no to its edit. A
+/// site that no longer fits, given those already taken, is passed over without asking. Returns the
+/// edits taken; `network` becomes the edited one.
 ///
 /// # Errors
-/// No transform of this name, or an edit that was offered and can't be made.
+/// No transform of this name.
 pub fn every_site(
     scope: &Scope<'_>,
     network: &mut Network,
     transform: &str,
-    decide: &mut dyn FnMut(Site<'_>) -> bool,
+    decide: &mut dyn FnMut(&Edit) -> bool,
 ) -> Result<Step, EpisodeError> {
-    let sites: Vec<NodeId> =
-        scope.edits(transform, network)?.into_iter().map(|(edit, _)| edit.site).collect();
+    let mut offered = scope.offered(transform, network)?;
+    let mut sites: Vec<NodeId> = offered.iter().map(|edit| edit.site).collect();
+    sites.dedup();
     let mut step = Step::new();
-    for (index, site) in sites.into_iter().enumerate() {
-        let legal = scope.edits(transform, network)?;
-        let Some((edit, _)) = legal.into_iter().find(|(edit, _)| edit.site == site) else {
-            continue;
-        };
-        if decide(Site { index, edit: &edit }) {
-            scope.make(network, &edit)?;
+    for site in sites {
+        // Only the edit in question is tried out: there may be dozens, and each costs a whole network.
+        let mut of_site = offered.iter().filter(|edit| edit.site == site);
+        let legal = of_site.find_map(|edit| Some((scope.made(network, edit)?, edit.clone())));
+        let Some((child, edit)) = legal else { continue };
+        if decide(&edit) {
+            *network = child;
+            offered = scope.offered(transform, network)?;
             step.push(edit);
         }
     }
@@ -101,7 +104,17 @@ pub fn pick_one(
     transform: &str,
     choose: &mut dyn FnMut(usize, &[usize]) -> usize,
 ) -> Result<Step, EpisodeError> {
-    let mut legal = scope.edits(transform, network)?;
+    let legal = scope.edits(transform, network)?;
+    pick_among(scope, network, legal, choose)
+}
+
+/// [`pick_one`] where the legal edits and their paths are known already.
+pub(crate) fn pick_among(
+    scope: &Scope<'_>,
+    network: &mut Network,
+    mut legal: Vec<(Edit, Vec<usize>)>,
+    choose: &mut dyn FnMut(usize, &[usize]) -> usize,
+) -> Result<Step, EpisodeError> {
     let levels = legal.iter().map(|(_, path)| path.len()).max().unwrap_or(0);
     for level in 0..levels {
         let mut choices: Vec<usize> =
@@ -113,7 +126,7 @@ pub fn pick_one(
         legal.retain(|(_, path)| path.get(level) == Some(&choice));
     }
     let Some((edit, _)) = legal.into_iter().next() else { return Ok(Step::new()) };
-    scope.make(network, &edit)?;
+    *network = scope.made(network, &edit).context("an edit that was legal is so no longer")?;
     Ok(vec![edit])
 }
 

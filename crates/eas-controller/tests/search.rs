@@ -1,30 +1,16 @@
 //! What holds of episodes and of the search loop, whatever the controller.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use eas_controller::{
     Action, Assignment, Batches, Controller, Ending, Evaluator, Event, Outcome, Proposal, Random,
     Scope, StopReason, Trial, TrialId, pick_one, search,
 };
-use eas_ir::{Network, Rng, Shape};
-use eas_transform::{ConvNet, Decision, Deepen, Problem, SearchSpace, Transforms, Widen};
+use eas_ir::Network;
+use eas_ir::Rng;
+use eas_transform::Decision;
 
-fn start(space: &ConvNet) -> Network {
-    let input = Shape::Image { channels: 3, height: 32, width: 32 };
-    space.start(&Problem { input, classes: 10, directory: PathBuf::new() }).unwrap()
-}
-
-fn transforms() -> Transforms {
-    Transforms::new([
-        ("widen".to_owned(), Box::new(Widen::default()) as _),
-        ("deepen".to_owned(), Box::new(Deepen::default()) as _),
-    ])
-}
-
-fn actions(list: &[&str]) -> Vec<Action> {
-    list.iter().map(|text| text.parse().unwrap()).collect()
-}
+use crate::settings::Setting;
 
 /// Judges a network by its fingerprint alone, and hands outcomes back in an order of its own.
 #[derive(Default)]
@@ -88,15 +74,8 @@ impl Controller for Watched {
 
 /// Runs a stage of small episodes, in which networks repeat, and checks its events.
 fn run(seed: u64, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
-    let (space, transforms, actions) = (ConvNet::small(), transforms(), actions(&["deepen x1"]));
-    let parent = start(&space);
-    let scope = Scope {
-        space: &space,
-        transforms: &transforms,
-        actions: &actions,
-        batch: 64,
-        parent: &parent,
-    };
+    let setting = Setting::new("preset = 'small'", &["deepen x1"]);
+    let scope = setting.scope();
     let first_trials = (0..5).map(|batch| TrialId(1 + 8 * batch)).collect();
     let stage = Batches { parent: TrialId(0), networks: 8, first_trials };
     let mut controller = Watched::default();
@@ -194,15 +173,8 @@ impl Controller for Eager {
 
 #[test]
 fn a_batch_has_as_many_networks_as_were_asked_for() {
-    let (space, transforms, actions) = (ConvNet::small(), transforms(), actions(&["widen x1"]));
-    let parent = start(&space);
-    let scope = Scope {
-        space: &space,
-        transforms: &transforms,
-        actions: &actions,
-        batch: 64,
-        parent: &parent,
-    };
+    let setting = Setting::new("preset = 'small'", &["widen x1"]);
+    let scope = setting.scope();
     let first_trials = vec![TrialId(1), TrialId(4)];
     let stage = Batches { parent: TrialId(0), networks: 3, first_trials };
     let mut eager = Eager(Random::default());
@@ -214,17 +186,10 @@ fn a_batch_has_as_many_networks_as_were_asked_for() {
 
 #[test]
 fn no_episode_leaves_the_space() {
-    let transforms = transforms();
-    let actions = actions(&["widen x6", "deepen x12"]);
-    for (name, space) in [("paper", ConvNet::paper()), ("small", ConvNet::small())] {
-        let parent = start(&space);
-        let scope = Scope {
-            space: &space,
-            transforms: &transforms,
-            actions: &actions,
-            batch: 64,
-            parent: &parent,
-        };
+    for name in ["paper", "small"] {
+        let setting = Setting::new(&format!("preset = '{name}'"), &["widen x6", "deepen x12"]);
+        let Setting { space, transforms, parent, .. } = &setting;
+        let scope = setting.scope();
         let mut limited = 0;
         for seed in 0..12 {
             let proposals = Random::default().propose(&scope, 1, &Rng::new(seed)).unwrap();
@@ -261,15 +226,8 @@ fn check_paths(scope: &Scope<'_>, transform: &str, network: &Network) {
 
 #[test]
 fn random_search_takes_sites_with_its_probability() {
-    let (space, transforms, actions) = (ConvNet::paper(), transforms(), actions(&["widen x1"]));
-    let parent = start(&space);
-    let scope = Scope {
-        space: &space,
-        transforms: &transforms,
-        actions: &actions,
-        batch: 64,
-        parent: &parent,
-    };
+    let setting = Setting::new("preset = 'paper'", &["widen x1"]);
+    let scope = setting.scope();
     for (probability, low, high) in [(0.0, 0, 0), (0.5, 2300, 2700), (1.0, 5000, 5000)] {
         let mut random = Random { probability };
         let proposals = random.propose(&scope, 1000, &Rng::new(1)).unwrap();
@@ -281,14 +239,12 @@ fn random_search_takes_sites_with_its_probability() {
 
 #[test]
 fn a_choice_that_is_not_legal_is_refused() {
-    let (space, transforms) = (ConvNet::small(), transforms());
-    let mut network = start(&space);
-    let parent = network.clone();
-    let scope =
-        Scope { space: &space, transforms: &transforms, actions: &[], batch: 64, parent: &parent };
+    let setting = Setting::new("preset = 'small'", &["deepen x1"]);
+    let scope = setting.scope();
+    let mut network = setting.parent.clone();
     let error = pick_one(&scope, &mut network, "deepen", &mut |_, _| 99).unwrap_err();
     assert_eq!(error.to_string(), "choice 99 is not among [0, 1, 2, 3, 4]");
-    assert_eq!(network, parent);
+    assert_eq!(network, setting.parent);
     let error = pick_one(&scope, &mut network, "deepn", &mut |_, choices| choices[0]).unwrap_err();
     assert_eq!(error.to_string(), "no transform named `deepn`; did you mean `deepen`?");
 }

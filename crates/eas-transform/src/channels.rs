@@ -55,6 +55,22 @@ pub fn channel_groups(network: &Network, shapes: &Shapes) -> Vec<ChannelGroup> {
         };
         group_of.insert(node.id, group);
     }
+    let output = network.output();
+    let simple = !network.nodes().iter().any(|node| match node.op {
+        Op::Add => true,
+        Op::Conv { groups, .. } => groups > 1,
+        _ => false,
+    }) && output.is_some_and(|node| matches!(node.op, Op::Linear { .. }));
+    let is_open = |group: &ChannelGroup| {
+        if simple {
+            // Nothing can refuse replicas but the logits. To follow channels costs as much as all else.
+            return !group.producers.iter().any(|id| output.is_some_and(|last| last.id == *id));
+        }
+        // Whether all that read the channels can follow, one replica more tells.
+        let index: Vec<usize> = (0..group.width).chain([0]).collect();
+        let maps = group.producers.iter().map(|id| (*id, index.clone())).collect();
+        follow(network, network, &maps).is_ok()
+    };
     let mut open: Vec<ChannelGroup> = groups
         .into_iter()
         .filter(|producers| !producers.is_empty())
@@ -62,12 +78,7 @@ pub fn channel_groups(network: &Network, shapes: &Shapes) -> Vec<ChannelGroup> {
             producers.sort_by_key(|id| position(network, *id));
             ChannelGroup { width: shapes[producers[0]].channels(), producers }
         })
-        .filter(|group| {
-            // Whether all that read the channels can follow, one replica more tells.
-            let index: Vec<usize> = (0..group.width).chain([0]).collect();
-            let maps = group.producers.iter().map(|id| (*id, index.clone())).collect();
-            follow(network, network, &maps).is_ok()
-        })
+        .filter(is_open)
         .collect();
     open.sort_by_key(|group| position(network, group.producers[0]));
     open

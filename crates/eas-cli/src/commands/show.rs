@@ -118,7 +118,12 @@ fn show_trial(run: &Run, trial: TrialId, json: bool) -> anyhow::Result<u8> {
         Ok(saved) => {
             show_network(saved.model.network(), saved.metadata.classes, Some(result), json)
         }
-        Err(_) if !json => Ok(exit::SUCCESS),
+        Err(_) if result.model.is_none() => {
+            if json {
+                print::json(&serde_json::json!({ "network": null, "result": result }));
+            }
+            Ok(exit::SUCCESS)
+        }
         Err(error) => Err(error),
     }
 }

@@ -2,11 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use eas_ir::{LoadError, Metadata, Model, NodeId, Op, Rng, SavedModel};
-use eas_train::{
-    EpochRecord, Progress, Recipe, RecipeSpec, TrainingEnd, calibration_images, split, train,
-};
-use eas_transform::calibrate;
+use eas_ir::{LoadError, Metadata, Model, Rng, SavedModel};
+use eas_train::{EpochRecord, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
 use serde::Serialize;
 
 use super::{bad_input, data_of, load_network};
@@ -16,7 +13,7 @@ use crate::exit;
 use crate::print::{self, percent};
 use crate::spec::as_toml;
 use crate::stop;
-use crate::trial::{CALIBRATION, saved};
+use crate::trial::saved;
 
 #[derive(Serialize)]
 struct Trained {
@@ -39,7 +36,7 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     let all = source.implementation.train(directory).map_err(bad_input)?;
     let options = source.implementation.options();
     let mut data = split(all, options, &rng.split("data")).map_err(bad_input)?;
-    let SavedModel { mut model, metadata } = model(args, &rng)?;
+    let SavedModel { model, metadata } = model(args, &rng)?;
     let (shape, classes) = (data.train.shape(), data.classes.len());
     if model.input_shape() != shape || model.classes() != classes {
         return Err(bad_input(format!(
@@ -53,12 +50,6 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
     if let Some(known) = metadata.normalisation {
         // The weights know images that were normalised so.
         data.normalisation = known;
-        // Edits may have put in batch norms that have seen no data yet.
-        let nodes = model.network().nodes().iter();
-        let batch_norms: Vec<NodeId> =
-            nodes.filter(|node| matches!(node.op, Op::BatchNorm { .. })).map(|n| n.id).collect();
-        let images = calibration_images(&data, CALIBRATION);
-        model = calibrate(model, &batch_norms, &images, &ENGINE)?.model;
     }
     let bar = print::Bar::new(0);
     let mut length_known = false;

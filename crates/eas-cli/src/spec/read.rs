@@ -158,7 +158,16 @@ impl<'a> Reader<'a> {
         if let Some(name) = &name {
             self.check_name(name, &table);
         }
-        let seed = self.value::<u64>(&mut table, "seed").map_or(1, |seed| seed.0);
+        let seed = match self.value::<u64>(&mut table, "seed") {
+            Some((seed, span)) if i64::try_from(seed).is_err() => {
+                // TOML has no larger numbers, so the plan could not be written down.
+                let message = format!("expected a seed of at most {}, found {seed}", i64::MAX);
+                self.problem(Some(span), "seed", message);
+                1
+            }
+            Some((seed, _)) => seed,
+            None => 1,
+        };
         let registries = (data_sets(), spaces(), transforms(), controllers());
         let (data_sets, spaces, transforms, controllers) = match registries {
             (Ok(data), Ok(spaces), Ok(transforms), Ok(controllers)) => {
@@ -608,8 +617,10 @@ fn with_default_path<'a>(options: Value<'a>, known: &str) -> Value<'a> {
     let span = options.span();
     let takes_path = known.lines().any(|line| line.starts_with("path ="));
     let mut options = options;
-    if let (true, Ok(path), DeValue::Table(table)) =
-        (takes_path, std::env::var("EAS_DATA"), options.get_mut())
+    // A relative one starts where the command does, as on any command line.
+    let known = std::env::var("EAS_DATA").ok().and_then(|path| std::path::absolute(path).ok());
+    let known = known.and_then(|path| path.to_str().map(str::to_owned));
+    if let (true, Some(path), DeValue::Table(table)) = (takes_path, known, options.get_mut())
         && !table.contains_key("path")
     {
         let value = Spanned::new(span.clone(), DeValue::String(path.into()));

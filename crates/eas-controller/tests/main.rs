@@ -1,0 +1,7 @@
+//! What controllers and the search loop promise, in one binary.
+
+mod landscape;
+mod reinforce;
+mod search;
+mod settings;
+mod test_bed;

@@ -1,0 +1,56 @@
+//! Spaces, start networks and episodes to search with.
+
+use std::path::PathBuf;
+
+use eas_controller::{Action, Scope};
+use eas_ir::{Network, Shape};
+use eas_transform::{
+    Deepen, Problem, Replicate, SearchSpace, Transforms, Widen, WidenGrowth, spaces,
+};
+use toml::de::{DeTable, DeValue};
+
+/// All that a scope borrows.
+pub(crate) struct Setting {
+    pub(crate) space: Box<dyn SearchSpace>,
+    pub(crate) transforms: Transforms,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) parent: Network,
+}
+
+impl Setting {
+    /// Episodes of these actions in a space of plain networks with these options, from its start.
+    pub(crate) fn new(options: &str, actions: &[&str]) -> Self {
+        let table = DeTable::parse(options).unwrap();
+        let (span, table) = (table.span(), table.into_inner());
+        let options = toml::Spanned::new(span, DeValue::Table(table));
+        let space = spaces().unwrap().get("convnet").unwrap().build(options).unwrap();
+        let space = space.implementation;
+        let input = Shape::Image { channels: 3, height: 32, width: 32 };
+        let problem = Problem { input, classes: 10, directory: PathBuf::new() };
+        let parent = space.start(&problem).unwrap();
+        Setting { space, transforms: transforms(), actions: self::actions(actions), parent }
+    }
+
+    pub(crate) fn scope(&self) -> Scope<'_> {
+        Scope {
+            space: self.space.as_ref(),
+            transforms: &self.transforms,
+            actions: &self.actions,
+            batch: 64,
+            parent: &self.parent,
+        }
+    }
+}
+
+pub(crate) fn transforms() -> Transforms {
+    Transforms::new([
+        ("widen".to_owned(), Box::new(Widen::default()) as _),
+        ("deepen".to_owned(), Box::new(Deepen::default()) as _),
+        ("widen_growth".to_owned(), Box::new(WidenGrowth::default()) as _),
+        ("replicate".to_owned(), Box::new(Replicate::default()) as _),
+    ])
+}
+
+pub(crate) fn actions(list: &[&str]) -> Vec<Action> {
+    list.iter().map(|text| text.parse().unwrap()).collect()
+}
