@@ -204,27 +204,32 @@ impl<'a> Dispatcher<'a> {
         Ok(std::mem::take(&mut self.done))
     }
 
-    /// Has trials carried out; returns their results in order.
+    /// Has trials carried out; returns their results in order, without those that were given up.
     pub(crate) fn carry_out(
         &mut self,
         records: Vec<TrialRecord>,
     ) -> anyhow::Result<Vec<TrialResult>> {
-        let count = records.len();
         for record in records {
             self.submit(record)?;
         }
         let mut results = Vec::new();
-        while results.len() < count {
+        loop {
             let done = self.collect()?;
-            ensure!(!done.is_empty(), "{} trials were given up", count - results.len());
+            if done.is_empty() {
+                break;
+            }
             results.extend(done);
         }
         results.sort_by_key(|result| result.trial);
         Ok(results)
     }
 
-    /// The result of the same training, if there was one: as this trial's.
+    /// The result of the same training, if there was one: as this trial's. What is evaluated again is
+    /// trained again.
     fn known(&self, record: &TrialRecord) -> anyhow::Result<Option<TrialResult>> {
+        if record.purpose == Purpose::Reevaluation {
+            return Ok(None);
+        }
         let mut trained = self.trained.values();
         let Some(same) = trained.find(|known| record.is_same_training(known)) else {
             return Ok(None);

@@ -90,17 +90,10 @@ pub(crate) fn forecast(
     let start_rate = rate(start, data, plan.start.batch, &rng)?;
     let child_rate = rate(&child, data, plan.child.batch, &rng)?;
     let images = data.train.len() as f64;
-    let generations = plan.stages.len();
-    let mut seconds = images * plan.start.epochs as f64 / start_rate;
-    seconds += images * (plan.children() * plan.child.epochs) as f64 / child_rate;
-    let finals = &plan.finals;
-    seconds += images * (finals.networks * finals.recipe.epochs) as f64 / child_rate;
-    if finals.compare {
-        let all = plan.epochs_of(generations);
-        seconds += images * (all.saturating_sub(plan.start.epochs)) as f64 / start_rate;
-        seconds += images * all as f64 / child_rate;
-    }
-    let models = (plan.children() + finals.networks + 4) as u64;
+    let (start_epochs, grown_epochs) = plan.epochs(plan.children());
+    let seconds = images * (start_epochs as f64 / start_rate + grown_epochs as f64 / child_rate);
+    let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
+    let models = (plan.children() + promoted + plan.finals.networks + 4) as u64;
     let copies = if plan.child.momentum == eas_train::Momentum::Carry { 2 } else { 1 };
     let disk = models * (child_cost.parameters * 4 * copies + 32 * 1024);
     Ok(Forecast {

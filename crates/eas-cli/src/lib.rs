@@ -37,7 +37,10 @@ pub use eas_ir;
 pub use eas_train;
 pub use eas_transform;
 pub use exit::{BAD_INPUT, DAMAGED, FAILURE, INTERRUPTED, NO, SUCCESS};
-pub use plan::{FinalWeights, Finals, Named, Plan, Retries, Running, Stage, StageParent, Workers};
+pub use plan::{
+    FinalWeights, Finals, Named, Plan, Promotion, Retries, Running, Saturation, Stage, StageParent,
+    Workers,
+};
 pub use spec::{SpecErrors, read_plan};
 
 /// Runs the command line of this process and returns its exit code.

@@ -43,6 +43,8 @@ pub struct Plan {
     pub controller: Named<dyn Controller>,
     /// How the start network is trained.
     pub start: Recipe,
+    /// How long it is trained on before it is grown.
+    pub saturation: Saturation,
     /// How a child is trained.
     pub child: Recipe,
     /// The stages, in order.
@@ -151,6 +153,53 @@ pub struct Stage {
     pub actions: Vec<Action>,
     /// Whose children it makes.
     pub parent: StageParent,
+    /// What its best have to pass before they go on.
+    pub promotion: Promotion,
+}
+
+/// When a start network counts as trained: growing one that still improves by itself pays less than
+/// training it on. It is trained on by its recipe, round after round, each a warm restart, until a round
+/// gains too little.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Saturation {
+    /// Rounds at most, after the first training.
+    pub rounds: usize,
+    /// Validation accuracy, 0 to 1, that a round has to gain for another one to follow.
+    pub gain: f64,
+}
+
+impl Default for Saturation {
+    fn default() -> Self {
+        Saturation { rounds: 0, gain: 0.005 }
+    }
+}
+
+/// How a stage's best are promoted: to the next stage, and to the finals. The best of many noisy
+/// accuracies is better by luck as well, so the best are trained again from their parents, and only
+/// those go on, by their mean accuracy in that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Promotion {
+    /// How many of the best are trained again.
+    pub candidates: usize,
+    /// How often, each time with a fresh seed; 0: the accuracies that the stage found decide.
+    pub seeds: usize,
+    /// Epochs that the best one is then trained on, by the children's recipe.
+    pub epochs: usize,
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Promotion { candidates: 3, seeds: 0, epochs: 0 }
+    }
+}
+
+impl Promotion {
+    /// Trainings that it takes at most.
+    pub fn trials(&self) -> usize {
+        self.candidates * self.seeds + usize::from(self.epochs > 0)
+    }
 }
 
 /// Whose children a stage makes.
@@ -160,6 +209,8 @@ pub enum StageParent {
     Start,
     /// Those of the best network so far, the start network among them.
     Best,
+    /// The same, chosen anew before every batch.
+    Frontier,
 }
 
 /// What becomes of the best networks of a search.
@@ -192,14 +243,25 @@ impl Plan {
         self.stages.iter().map(|stage| stage.batches * stage.networks).sum()
     }
 
-    /// Epochs that the best network has behind it in the end: as start, as child of each stage, as
-    /// final.
-    pub fn epochs_of(&self, generations: usize) -> usize {
-        match self.finals.weights {
-            FinalWeights::Inherited => {
-                self.start.epochs + generations * self.child.epochs + self.finals.recipe.epochs
+    /// Epochs of a run with so many children: those of the start network, and those of larger ones.
+    /// At most, if no line of ancestors has several networks of one stage.
+    pub fn epochs(&self, children: usize) -> (usize, usize) {
+        let finals = &self.finals;
+        let promotions = || self.stages.iter().map(|stage| stage.promotion);
+        let again = |promotion: Promotion| promotion.candidates * promotion.seeds;
+        let longer: usize = promotions().map(|promotion| promotion.epochs).sum();
+        let mut start = self.start.epochs * (1 + self.saturation.rounds);
+        let mut grown = (children + promotions().map(again).sum::<usize>()) * self.child.epochs;
+        grown += longer + finals.networks * finals.recipe.epochs;
+        let line = self.stages.len() * self.child.epochs + longer + finals.recipe.epochs;
+        match (finals.compare, finals.weights) {
+            (false, _) => {}
+            (true, FinalWeights::Inherited) => {
+                grown += start + line;
+                start += line;
             }
-            FinalWeights::Scratch => self.finals.recipe.epochs,
+            (true, FinalWeights::Scratch) => start += finals.recipe.epochs,
         }
+        (start, grown)
     }
 }

@@ -22,10 +22,50 @@ pub(crate) struct Report {
     pub(crate) test_images: usize,
     /// When they were, in seconds since 1970.
     pub(crate) test_opened: u64,
-    /// Children trained by the search.
+    /// Children of the search, those whose result was known among them.
     pub(crate) children: usize,
+    /// Children whose result is another's, as their training is the same.
+    #[serde(default)]
+    pub(crate) cached: usize,
+    /// Children that were trained again before they were promoted.
+    #[serde(default)]
+    pub(crate) reevaluated: Vec<Reevaluated>,
     /// Seconds of work on the run.
     pub(crate) seconds: f64,
+}
+
+/// A child that was trained again, with fresh seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reevaluated {
+    pub(crate) trial: TrialId,
+    /// The validation accuracy that it was chosen for.
+    pub(crate) accuracy: f64,
+    /// Of each training since; 0 where it came to nothing.
+    pub(crate) again: Vec<f64>,
+}
+
+impl Reevaluated {
+    /// What became of a child among these results; nothing where it was trained once.
+    pub(crate) fn of(child: &TrialResult, results: &[TrialResult]) -> Option<Self> {
+        let again = results.iter().filter(|result| result.reevaluates(child));
+        let again: Vec<f64> = again.map(|result| result.accuracy().unwrap_or(0.0)).collect();
+        let known = child.same_as.is_none() && !again.is_empty();
+        let accuracy = child.accuracy().filter(|_| known)?;
+        Some(Reevaluated { trial: child.trial, accuracy, again })
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let mean = self.again.iter().sum::<f64>() / self.again.len() as f64;
+        let each: Vec<String> = self.again.iter().map(|accuracy| percent(*accuracy)).collect();
+        format!(
+            "trial {} was chosen for {}; trained again with fresh seeds: {} on average ({})",
+            self.trial,
+            percent(self.accuracy),
+            percent(mean),
+            each.join(", ")
+        )
+    }
 }
 
 /// One network of the comparison.
@@ -77,10 +117,11 @@ impl Report {
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         for row in &self.rows {
             let name = match row.purpose {
-                Purpose::Final | Purpose::Child => "best network",
+                Purpose::Final | Purpose::Child | Purpose::Promoted => "best network",
                 Purpose::StartLonger => "start network, trained as long",
                 Purpose::Scratch => "best network, from scratch as long",
                 Purpose::Start => "start network",
+                Purpose::Reevaluation => "best network, trained again",
             };
             rows.push(vec![
                 name.to_owned(),
@@ -96,8 +137,14 @@ impl Report {
             let share = self.rows.first().map_or(0.0, |row| row.test_accuracy);
             100.0 * (share * (1.0 - share) / images.max(1) as f64).sqrt()
         };
+        let mut again: Vec<String> = self.reevaluated.iter().map(Reevaluated::text).collect();
+        if self.cached > 0 {
+            let (cached, children) = (self.cached, self.children);
+            again.push(format!("{cached} of {children} children were known networks: cached"));
+        }
+        let again: String = again.iter().map(|line| format!("\n{line}")).collect();
         format!(
-            "{}\n\nOne run with one seed: the standard error of a figure is {:.1} points on the {} \
+            "{}\n{again}\nOne run with one seed: the standard error of a figure is {:.1} points on the {} \
              validation images and {:.1} on the {} test images.",
             table(&rows),
             error(self.validation_images),

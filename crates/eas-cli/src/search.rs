@@ -4,6 +4,7 @@
 //! Every decision is a function of the plan, the run's events and published results, so that doing it
 //! all again is how a run is resumed, and how it is verified.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use anyhow::Context;
@@ -15,14 +16,13 @@ use eas_train::{Momentum, Recipe};
 use eas_transform::Step;
 
 use crate::dispatcher::{Dispatcher, units};
-use crate::plan::{FinalWeights, Plan, StageParent};
+use crate::plan::{FinalWeights, Plan, Promotion, Stage, StageParent};
 use crate::runs::{Event, Origin, Purpose, Run, Training, TrialRecord, TrialResult};
 
 /// What trials are called, and how long the stages may take.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Schedule {
-    /// The first trial of each batch of each stage.
-    stages: Vec<Vec<TrialId>>,
+    stages: Vec<StageTrials>,
     /// The first of the finals.
     pub(crate) finals: TrialId,
     /// In seconds of work on the run.
@@ -30,19 +30,37 @@ pub(crate) struct Schedule {
     given_up: BTreeSet<TrialId>,
 }
 
+/// What the trials of a stage are called.
+#[derive(Clone, Debug, PartialEq)]
+struct StageTrials {
+    /// The first of each batch.
+    batches: Vec<TrialId>,
+    /// The first of those that decide about promotion.
+    promotion: TrialId,
+}
+
+impl StageTrials {
+    /// More batches from `next` on, and names anew for the promotion, which may now be of others.
+    fn extend(&mut self, next: &mut u32, batches: usize, stage: &Stage) {
+        for _ in 0..batches {
+            self.batches.push(TrialId(*next));
+            *next += stage.networks as u32;
+        }
+        self.promotion = TrialId(*next);
+        *next += stage.promotion.trials() as u32;
+    }
+}
+
 impl Schedule {
     /// The plan's, with what happened to it since.
     pub(crate) fn new(plan: &Plan, events: &[Event]) -> Self {
-        let mut next = 1;
-        let batches = |first: &mut u32, count: usize, networks: usize| -> Vec<TrialId> {
-            let firsts = (0..count).map(|batch| TrialId(*first + (batch * networks) as u32));
-            let firsts = firsts.collect();
-            *first += (count * networks) as u32;
-            firsts
-        };
-        let stages = plan.stages.iter();
-        let stages =
-            stages.map(|stage| batches(&mut next, stage.batches, stage.networks)).collect();
+        let mut next = 1 + plan.saturation.rounds as u32;
+        let stages = plan.stages.iter().map(|stage| {
+            let mut trials = StageTrials { batches: Vec::new(), promotion: TrialId(next) };
+            trials.extend(&mut next, stage.batches, stage);
+            trials
+        });
+        let stages = stages.collect();
         let mut schedule = Schedule {
             stages,
             finals: TrialId(next),
@@ -54,9 +72,11 @@ impl Schedule {
                 Event::Deadline { given_up } => schedule.given_up.extend(given_up),
                 Event::Extended { first_trial, batches: count, deadline } => {
                     let mut next = first_trial.0;
-                    let networks = plan.stages.last().map_or(0, |stage| stage.networks);
-                    let more = batches(&mut next, *count, networks);
-                    schedule.stages.last_mut().into_iter().for_each(|last| last.extend(&more));
+                    if let (Some(trials), Some(stage)) =
+                        (schedule.stages.last_mut(), plan.stages.last())
+                    {
+                        trials.extend(&mut next, *count, stage);
+                    }
                     schedule.finals = TrialId(next);
                     if deadline.is_some() {
                         schedule.deadline = *deadline;
@@ -72,31 +92,25 @@ impl Schedule {
     /// Children that the stages train, repeated networks counted.
     pub(crate) fn children(&self, plan: &Plan) -> usize {
         let stages = self.stages.iter().zip(&plan.stages);
-        stages.map(|(firsts, stage)| firsts.len() * stage.networks).sum()
+        stages.map(|(trials, stage)| trials.batches.len() * stage.networks).sum()
     }
 
-    /// Trials of the whole run, if none is given up and the start network isn't the best.
+    /// Trials of the whole run at most.
     pub(crate) fn trials(&self, plan: &Plan) -> usize {
         let compared = match (plan.finals.compare, plan.finals.weights) {
             (false, _) => 0,
             (true, FinalWeights::Inherited) => 2,
             (true, FinalWeights::Scratch) => 1,
         };
-        1 + self.children(plan) + plan.finals.networks + compared
+        let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
+        let start = 1 + plan.saturation.rounds;
+        start + self.children(plan) + promoted + plan.finals.networks + compared
     }
 
     /// Units of the progress bar for all of it.
     pub(crate) fn units(&self, plan: &Plan) -> u64 {
-        let finals = &plan.finals;
-        let mut epochs = plan.start.epochs + self.children(plan) * plan.child.epochs;
-        epochs += finals.networks * finals.recipe.epochs;
-        let all = plan.epochs_of(plan.stages.len());
-        epochs += match (finals.compare, finals.weights) {
-            (false, _) => 0,
-            (true, FinalWeights::Inherited) => all + all.saturating_sub(plan.start.epochs),
-            (true, FinalWeights::Scratch) => all,
-        };
-        units(epochs)
+        let (start, grown) = plan.epochs(self.children(plan));
+        units(start + grown)
     }
 }
 
@@ -107,11 +121,43 @@ pub(crate) struct Found {
     pub(crate) compared: Vec<(TrialResult, usize)>,
 }
 
-/// A network that may become a parent, and the stages behind it.
+/// A network that may become a parent.
 #[derive(Clone)]
 struct Candidate {
     result: TrialResult,
-    generation: usize,
+    /// Its accuracy, or the mean of several trainings; nothing where it has none.
+    score: Option<f64>,
+    /// Epochs behind its weights, its ancestors' included.
+    epochs: usize,
+    /// The recipes of those since the start network was trained.
+    recipes: Vec<Recipe>,
+}
+
+impl Candidate {
+    fn start(result: TrialResult) -> Self {
+        let (score, epochs) = (result.accuracy(), result.epochs);
+        Candidate { result, score, epochs, recipes: Vec::new() }
+    }
+
+    /// What a recipe made of this one, or of its child.
+    fn trained_on(&self, recipe: &Recipe, result: TrialResult) -> Self {
+        let mut recipes = self.recipes.clone();
+        recipes.push(recipe.clone());
+        let (score, epochs) = (result.accuracy(), self.epochs + recipe.epochs);
+        Candidate { result, score, epochs, recipes }
+    }
+
+    /// The better first, the earlier where they are equal.
+    fn compare(&self, other: &Candidate) -> Ordering {
+        let score = |candidate: &Candidate| candidate.score.unwrap_or(-1.0);
+        score(other).total_cmp(&score(self)).then(self.result.trial.cmp(&other.result.trial))
+    }
+}
+
+/// What a stage did.
+struct Grown {
+    children: Vec<Candidate>,
+    reason: StopReason,
 }
 
 /// A search under way.
@@ -141,7 +187,8 @@ impl<'a, 'd> Search<'a, 'd> {
         dispatcher: &'a mut Dispatcher<'d>,
     ) -> Self {
         let carries = |recipe: &Recipe| recipe.momentum == Momentum::Carry;
-        let keep_momentum = carries(&plan.child) || carries(&plan.finals.recipe);
+        let again = plan.saturation.rounds > 0 && carries(&plan.start);
+        let keep_momentum = again || carries(&plan.child) || carries(&plan.finals.recipe);
         let trials = Trials { run, data, keep_momentum };
         let rng = Rng::new(plan.seed);
         Search { plan, schedule, dispatcher, trials, rng }
@@ -149,18 +196,16 @@ impl<'a, 'd> Search<'a, 'd> {
 
     /// Stage by stage, each from the best network so far; then the best are finished.
     pub(crate) fn run(&mut self, start: &Network) -> anyhow::Result<Found> {
-        let first = Candidate { result: self.start(start)?, generation: 0 };
+        let first = self.start(start)?;
         let mut ranking = vec![first.clone()];
         self.dispatcher.set_deadline(self.schedule.deadline, self.schedule.given_up.clone());
         for stage in 0..self.plan.stages.len() {
-            let parent = match self.plan.stages[stage].parent {
-                StageParent::Start => first.clone(),
-                StageParent::Best => ranking[0].clone(),
-            };
-            let (children, reason) = self.stage(stage, &parent.result)?;
-            let generation = parent.generation + 1;
-            ranking.extend(children.into_iter().map(|result| Candidate { result, generation }));
-            ranking.sort_by(|a, b| a.result.compare(&b.result));
+            let Grown { mut children, mut reason } = self.stage(stage, &first, &ranking)?;
+            if reason == StopReason::Finished {
+                Grown { children, reason } = self.promote(stage, children)?;
+            }
+            ranking.extend(children);
+            ranking.sort_by(Candidate::compare);
             if reason == StopReason::Stopped {
                 let line = "Deadline: the stages end here, the best so far goes on.";
                 self.dispatcher.bar().line(line);
@@ -172,26 +217,140 @@ impl<'a, 'd> Search<'a, 'd> {
         self.finals(&first, &ranking)
     }
 
-    fn start(&mut self, network: &Network) -> anyhow::Result<TrialResult> {
-        let seed = self.rng.split("start").seed();
-        let recipes = vec![self.plan.start.clone()];
-        let record =
-            self.trials.fresh(TrialId(0), Purpose::Start, network, recipes, false, seed)?;
-        let mut results = self.dispatcher.carry_out(vec![record])?;
-        let first = results.pop().context("no result of the start network")?;
+    /// Trains the start network, and trains it on while that pays.
+    fn start(&mut self, network: &Network) -> anyhow::Result<Candidate> {
+        let (stream, recipe) = (self.rng.split("start"), self.plan.start.clone());
+        let recipes = vec![recipe.clone()];
+        let (id, seed) = (TrialId(0), stream.seed());
+        let record = self.trials.fresh(id, Purpose::Start, network, recipes, false, seed)?;
+        let first = self.carry_out_one(record)?;
         let why = match &first.ending {
             eas_controller::Ending::Failed { why } => why.clone(),
             _ => format!("{}; try a lower start.learning_rate", first.ending_words()),
         };
         first.accuracy().with_context(|| format!("the start network has no result: {why}"))?;
-        Ok(first)
+        let mut best = Candidate::start(first);
+        for round in 1..=self.plan.saturation.rounds {
+            let seed = stream.split_index(round as u64).seed();
+            let (id, recipes) = (TrialId(round as u32), vec![recipe.clone()]);
+            let record =
+                self.trials.longer(id, Purpose::Start, &best.result, recipes, false, seed)?;
+            let result = self.carry_out_one(record)?;
+            let (Some(before), Some(after)) = (best.score, result.accuracy()) else { break };
+            if after > before {
+                let epochs = best.epochs + recipe.epochs;
+                best = Candidate { epochs, ..Candidate::start(result) };
+            }
+            if after - before < self.plan.saturation.gain {
+                break;
+            }
+        }
+        Ok(best)
     }
 
-    /// Runs one stage; returns its children, each network once.
+    fn carry_out_one(&mut self, record: TrialRecord) -> anyhow::Result<TrialResult> {
+        let trial = record.trial;
+        let mut results = self.dispatcher.carry_out(vec![record])?;
+        results.pop().with_context(|| format!("no result of trial {trial}"))
+    }
+
+    /// Runs one stage; its children come out best first, each network of a parent once.
     fn stage(
         &mut self,
         number: usize,
+        first: &Candidate,
+        ranking: &[Candidate],
+    ) -> anyhow::Result<Grown> {
+        let batches = &self.schedule.stages[number].batches;
+        let stream = self.rng.split("stage").split_index(number as u64);
+        let parent = self.plan.stages[number].parent;
+        let parts = batches.chunks(match parent {
+            StageParent::Start | StageParent::Best => batches.len().max(1),
+            StageParent::Frontier => 1,
+        });
+        let mut grown = Grown { children: Vec::new(), reason: StopReason::Finished };
+        for (part, batches) in parts.enumerate() {
+            let best = ranking.iter().chain(&grown.children).min_by(|a, b| a.compare(b));
+            let (parent, stream) = match parent {
+                StageParent::Start => (first, stream.clone()),
+                StageParent::Best => (best.unwrap_or(first), stream.clone()),
+                StageParent::Frontier => {
+                    (best.unwrap_or(first), stream.split("frontier").split_index(part as u64))
+                }
+            };
+            let (results, reason) = self.grow(number, &parent.result, batches, &stream)?;
+            let child = |result| parent.trained_on(&self.plan.child, result);
+            let children: Vec<Candidate> = results.into_iter().map(child).collect();
+            grown.children.extend(children);
+            grown.reason = reason;
+            if reason == StopReason::Stopped {
+                break;
+            }
+        }
+        grown.children.sort_by(Candidate::compare);
+        Ok(grown)
+    }
+
+    /// Those children of a stage, best first, that go on. The best are trained again from their parents,
+    /// with fresh seeds, so that what was good by luck alone is found out; whoever is best then is
+    /// trained longer.
+    fn promote(&mut self, number: usize, mut children: Vec<Candidate>) -> anyhow::Result<Grown> {
+        let Promotion { candidates, seeds, epochs } = self.plan.stages[number].promotion;
+        let stopped = |children| Ok(Grown { children, reason: StopReason::Stopped });
+        let id = |place: usize| TrialId(self.schedule.stages[number].promotion.0 + place as u32);
+        let stream = self.rng.split("promote").split_index(number as u64);
+        if seeds > 0 {
+            let chosen: Vec<Candidate> =
+                children.iter().filter(|c| c.score.is_some()).take(candidates).cloned().collect();
+            let mut records = Vec::new();
+            for (rank, candidate) in chosen.iter().enumerate() {
+                let known = self.trials.run.record(candidate.result.trial)?;
+                for place in rank * seeds..(rank + 1) * seeds {
+                    let seed = stream.split_index(place as u64).seed();
+                    let (trial, purpose) = (id(place), Purpose::Reevaluation);
+                    records.push(TrialRecord { trial, purpose, seed, ..known.clone() });
+                }
+            }
+            let count = records.len();
+            let results = self.dispatcher.carry_out(records)?;
+            if results.len() < count {
+                return stopped(children);
+            }
+            // One that comes to nothing with another seed counts as it does for a controller: 0.
+            let mean = |results: &[TrialResult]| {
+                results.iter().filter_map(TrialResult::accuracy).sum::<f64>() / seeds as f64
+            };
+            children = chosen;
+            for (candidate, results) in children.iter_mut().zip(results.chunks(seeds)) {
+                candidate.score = Some(mean(results));
+            }
+            children.sort_by(Candidate::compare);
+        }
+        let best = children.first_mut().filter(|best| epochs > 0 && best.score.is_some());
+        if let Some(best) = best {
+            let recipe = Recipe { epochs, ..self.plan.child.clone() };
+            let (trial, recipes) = (id(candidates * seeds), vec![recipe.clone()]);
+            let seed = stream.split("longer").seed();
+            let purpose = Purpose::Promoted;
+            let record = self.trials.longer(trial, purpose, &best.result, recipes, false, seed)?;
+            let Some(result) = self.dispatcher.carry_out(vec![record])?.pop() else {
+                return stopped(children);
+            };
+            if result.accuracy().is_some() {
+                *best = best.trained_on(&recipe, result);
+            }
+        }
+        children.sort_by(Candidate::compare);
+        Ok(Grown { children, reason: StopReason::Finished })
+    }
+
+    /// Has a parent's children trained, batch by batch; returns them, each network once.
+    fn grow(
+        &mut self,
+        number: usize,
         parent: &TrialResult,
+        first_trials: &[TrialId],
+        stream: &Rng,
     ) -> anyhow::Result<(Vec<TrialResult>, StopReason)> {
         let network = self.trials.run.model_of(parent)?.model.network().clone();
         let stage = &self.plan.stages[number];
@@ -204,7 +363,7 @@ impl<'a, 'd> Search<'a, 'd> {
         };
         let batches = Batches {
             parent: parent.trial,
-            first_trials: self.schedule.stages[number].clone(),
+            first_trials: first_trials.to_vec(),
             networks: stage.networks,
         };
         let run = self.trials.run;
@@ -221,7 +380,7 @@ impl<'a, 'd> Search<'a, 'd> {
             &batches,
             self.plan.controller.implementation.as_mut(),
             &mut evaluator,
-            &self.rng.split("stage").split_index(number as u64),
+            stream,
             &mut |event| {
                 if let eas_controller::Event::Ended(trial) = event
                     && let Some(same) = trial.same_as
@@ -244,7 +403,7 @@ impl<'a, 'd> Search<'a, 'd> {
     /// Finals and what they are compared with.
     fn finals(&mut self, first: &Candidate, ranking: &[Candidate]) -> anyhow::Result<Found> {
         let finals = self.plan.finals.clone();
-        let measured = ranking.iter().filter(|candidate| candidate.result.accuracy().is_some());
+        let measured = ranking.iter().filter(|candidate| candidate.score.is_some());
         let chosen: Vec<Candidate> = measured.take(finals.networks).cloned().collect();
         let trial = |place: usize| TrialId(self.schedule.finals.0 + place as u32);
         let mut records = Vec::new();
@@ -265,32 +424,33 @@ impl<'a, 'd> Search<'a, 'd> {
             });
         }
         let results = self.dispatcher.carry_out(records)?;
-        let mut done: Vec<(TrialResult, usize)> =
-            results.into_iter().zip(chosen.iter().map(|c| c.generation)).collect();
+        let mut done: Vec<(TrialResult, &Candidate)> = results.into_iter().zip(&chosen).collect();
         // Where the validation images were trained on, the order that the search left stands.
         if !finals.with_validation {
             done.sort_by(|a, b| a.0.compare(&b.0));
         }
-        let Some((winner, generation)) = done.into_iter().find(|(result, _)| result.is_trained())
+        let Some((winner, before)) = done.into_iter().find(|(result, _)| result.is_trained())
         else {
             let line = "No final training came to an end: the best network is as its stage left it. \
                         Try a lower final.learning_rate.";
             self.dispatcher.bar().line(line);
-            let Candidate { result, generation } =
+            let Candidate { result, epochs, .. } =
                 chosen.into_iter().next().context("no network")?;
-            let epochs = self.plan.start.epochs + generation * self.plan.child.epochs;
             return Ok(Found { winner: result.clone(), compared: vec![(result, epochs)] });
         };
-        let all = self.plan.epochs_of(generation);
+        let all = match finals.weights {
+            FinalWeights::Inherited => before.epochs + finals.recipe.epochs,
+            FinalWeights::Scratch => finals.recipe.epochs,
+        };
         let mut compared = vec![(winner.clone(), all)];
-        if finals.compare && generation > 0 {
+        if finals.compare && !before.recipes.is_empty() {
             let (longer, scratch) =
                 (self.rng.split("longer").seed(), self.rng.split("scratch").seed());
             let (start, best) = (trial(finals.networks), trial(finals.networks + 1));
             let (trials, validation) = (self.trials, finals.with_validation);
             let records = match finals.weights {
                 FinalWeights::Inherited => {
-                    let mut recipes = vec![self.plan.child.clone(); generation];
+                    let mut recipes = before.recipes.clone();
                     recipes.push(finals.recipe.clone());
                     let purpose = Purpose::StartLonger;
                     let result = &first.result;

@@ -90,7 +90,7 @@ impl Status {
                 endings: endings.map(|ending| ending.why).collect(),
             });
         }
-        let compared = [Purpose::StartLonger, Purpose::Scratch];
+        let compared = [Purpose::StartLonger, Purpose::Scratch, Purpose::Reevaluation];
         let measured = results
             .iter()
             .filter(|result| result.accuracy().is_some() && !compared.contains(&result.purpose));

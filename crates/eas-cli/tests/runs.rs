@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The exit code of a damaged run.
 const DAMAGED: i32 = 4;
 
-/// Two stages, two finals, and a checkpoint after every step.
+/// A start network that is trained on, a stage whose best are trained again and longer, one that grows
+/// the best anew in each batch, two finals, and a checkpoint after every step.
 const SPEC: &str = r#"
 schema = 1
 name = "tiny"
@@ -38,6 +39,7 @@ kernels = [1, 3]
 [start]
 recipe = "quick"
 epochs = 2
+rounds = 1
 [child]
 recipe = "quick"
 epochs = 1
@@ -46,10 +48,12 @@ momentum = "carry"
 batches = 2
 networks = 3
 actions = ["widen x1", "deepen x1"]
+promote = { candidates = 2, seeds = 2, epochs = 1 }
 [[stage]]
-batches = 1
-networks = 3
+batches = 2
+networks = 2
 actions = ["widen x1", "deepen x1"]
+parent = "frontier"
 [final]
 networks = 2
 recipe = "quick"
@@ -193,6 +197,94 @@ fn results_do_not_depend_on_the_number_of_workers() {
     for workers in ["1", "3"] {
         succeeds(place.search(workers, &[]).args(["--workers", workers]));
         assert_undisturbed(&place.path(workers), &format!("{workers} workers"));
+    }
+}
+
+/// The results of the undisturbed search that are for this purpose, in order.
+fn undisturbed(purpose: &str) -> Vec<&'static Value> {
+    UNDISTURBED
+        .values()
+        .filter(|value| value["purpose"] == purpose && value["ending"].is_object())
+        .collect()
+}
+
+fn accuracy(result: &Value) -> f64 {
+    result["ending"]["accuracy"].as_f64().unwrap_or(-1.0)
+}
+
+/// The best by this, the first of several.
+fn best<'a>(results: &[&'a Value], score: impl Fn(&Value) -> f64) -> &'a Value {
+    results.iter().rev().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap()
+}
+
+#[test]
+fn a_start_network_is_trained_on_while_that_pays() {
+    let place = Place::new();
+    for (name, set, rounds) in [
+        ("always", ["start.rounds=3", "start.gain=0", "run.deadline=0s"], 1..=4),
+        ("hardly", ["start.rounds=3", "start.gain=0.99", "run.deadline=0s"], 2..=2),
+        ("never", ["start.rounds=0", "start.gain=0", "run.deadline=0s"], 1..=1),
+    ] {
+        succeeds(&mut place.search(name, &set));
+        let all = outcome(&place.path(name));
+        let starts: Vec<&Value> =
+            all.values().filter(|v| v["purpose"] == "start" && v["ending"].is_object()).collect();
+        assert!(rounds.contains(&starts.len()), "{name}: {} rounds", starts.len());
+        for pair in starts.windows(2) {
+            assert_eq!(pair[1]["parent"], pair[0]["trial"], "{name}: each goes on from the last");
+        }
+        let last = best(&starts, accuracy);
+        let handed_over = all.values().find(|v| v["purpose"] == "final" && v["ending"].is_object());
+        let parent = &handed_over.unwrap()["parent"];
+        assert_eq!(parent, &last["trial"], "{name}: the best round is what is grown");
+    }
+}
+
+#[test]
+fn the_best_are_promoted_by_what_they_come_to_with_fresh_seeds() {
+    let first_stage: Vec<&Value> = undisturbed("child").into_iter().take(6).collect();
+    let again = undisturbed("reevaluation");
+    assert_eq!(again.len(), 4);
+    let of = |child: &Value| -> Vec<f64> {
+        let key = |result: &Value| (result["parent"].clone(), result["fingerprint"].clone());
+        again.iter().filter(|a| key(a) == key(child)).map(|a| accuracy(a)).collect()
+    };
+    let mut chosen: Vec<&Value> =
+        first_stage.iter().copied().filter(|child| child["same_as"].is_null()).collect();
+    chosen.sort_by(|a, b| accuracy(b).total_cmp(&accuracy(a)));
+    chosen.truncate(2);
+    for child in &chosen {
+        assert_eq!(of(child).len(), 2, "{child}");
+    }
+    let mean = |child: &Value| of(child).iter().sum::<f64>() / 2.0;
+    chosen.sort_by_key(|child| child["trial"].to_string());
+    let promoted = undisturbed("promoted");
+    assert_eq!(promoted.len(), 1);
+    assert_eq!(promoted[0]["parent"], best(&chosen, mean)["trial"], "{chosen:#?}");
+    let models: BTreeSet<String> = again.iter().map(|a| a["model"].to_string()).collect();
+    assert_eq!(models.len(), 4, "each seed trains weights of its own");
+    let report = &UNDISTURBED["report"]["reevaluated"];
+    assert_eq!(report.as_array().map(Vec::len), Some(2), "{report}");
+}
+
+#[test]
+fn a_frontier_grows_the_best_anew_in_each_batch() {
+    let children = undisturbed("child");
+    let (start, promoted) = (best(&undisturbed("start"), accuracy), undisturbed("promoted")[0]);
+    let other = undisturbed("reevaluation")
+        .iter()
+        .map(|again| (again["fingerprint"].clone(), accuracy(again) / 2.0))
+        .filter(|(fingerprint, _)| fingerprint != &promoted["fingerprint"])
+        .map(|(_, half)| half)
+        .sum::<f64>();
+    let mut known = vec![start, promoted];
+    for batch in children[6..].chunks(2) {
+        let parent = best(&known, accuracy);
+        assert!(accuracy(parent) >= other, "the seed makes this a test of the frontier alone");
+        for child in batch {
+            assert_eq!(child["parent"], parent["trial"], "{child}");
+        }
+        known.extend(batch);
     }
 }
 
@@ -468,12 +560,16 @@ fn the_same_training_is_never_done_twice() {
     let narrow = [
         "stage.0.actions=[\"widen x1\"]",
         "stage.1.actions=[\"widen x1\"]",
+        "stage.0.promote.seeds=0",
+        "stage.0.promote.epochs=0",
         "stage.1.parent=start",
+        "stage.1.batches=1",
         "stage.1.networks=6",
     ];
     succeeds(&mut place.search("run", &narrow));
-    let results: Vec<Value> =
-        (1..=12).map(|trial| json(&run.join(format!("trials/{trial:04}/result.json")))).collect();
+    let results: Vec<Value> = (1..=12)
+        .map(|trial| json(&run.join(format!("trials/{:04}/result.json", trial + 1))))
+        .collect();
     let trained: Vec<&Value> =
         results.iter().filter(|result| result["same_as"].is_null()).collect();
     let networks: BTreeSet<&str> =
@@ -486,7 +582,8 @@ fn the_same_training_is_never_done_twice() {
     let repeats = |trials: std::ops::RangeInclusive<usize>, of: std::ops::RangeInclusive<u64>| {
         trials.into_iter().any(|trial| {
             let same_as = results[trial - 1]["same_as"].as_str();
-            same_as.is_some_and(|same| of.contains(&same.parse().unwrap()))
+            // The first child is trial 2.
+            same_as.is_some_and(|same| of.contains(&(same.parse::<u64>().unwrap() - 1)))
         })
     };
     assert!(repeats(1..=3, 1..=3), "no duplicate within a batch: {results:#?}");
@@ -500,7 +597,7 @@ fn the_same_training_is_never_done_twice() {
         }
     }
     let shown = succeeds(&mut eas("trials", &run));
-    assert!(said(&shown).contains("(as 00"), "{}", said(&shown));
+    assert!(said(&shown).contains("(cached: 00"), "{}", said(&shown));
     succeeds(&mut eas("verify", &run));
 }
 
@@ -549,7 +646,7 @@ fn another_program_goes_on_with_a_run_only_where_that_is_accepted() {
 fn a_deadline_hands_over_what_there_is_and_can_be_put_off() {
     let place = Place::new();
     let run = place.path("run");
-    let set = ["run.deadline=0s"];
+    let set = ["run.deadline=0s", "stage.1.promote.seeds=1", "stage.1.promote.epochs=1"];
     succeeds(&mut place.search("run", &set));
     for name in ["event.before", "event.written"] {
         let wish = format!("{name}=abort={}", place.path(&format!("{name}.marker")).display());
@@ -562,8 +659,13 @@ fn a_deadline_hands_over_what_there_is_and_can_be_put_off() {
     succeeds(&mut eas("verify", &run));
     succeeds(eas("resume", &run).args(["--extend-deadline", "1h", "--extend-batches", "1"]));
     let report = json(&run.join("report.json"));
-    // Nine of the plan, and a batch of three.
+    // Ten of the plan, and a batch of two.
     assert_eq!(report["children"], 12, "{report}");
+    succeeds(&mut eas("verify", &run));
+    // Other children may be the best now, so that other trials decide about them.
+    succeeds(eas("resume", &run).args(["--extend-batches", "1"]));
+    let reevaluated = json(&run.join("report.json"))["reevaluated"].as_array().unwrap().len();
+    assert_eq!(reevaluated, 2 + 3);
     succeeds(&mut eas("verify", &run));
     let results = outcome(&run);
     for (key, value) in UNDISTURBED.iter().filter(|(_, value)| value["purpose"] == "child") {

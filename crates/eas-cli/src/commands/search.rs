@@ -14,7 +14,7 @@ use crate::executor::Local;
 use crate::exit;
 use crate::plan::{Plan, Workers};
 use crate::print::{self, Bar};
-use crate::report::Report;
+use crate::report::{Reevaluated, Report};
 use crate::runs::{Build, Event, Lock, Purpose, Run};
 use crate::search::{Found, Schedule, Search};
 use crate::spec::read_plan;
@@ -177,7 +177,8 @@ fn compare(
     let at = now.map_or(0, |since| since.as_secs());
     run.add_event(&Event::TestOpened { at })?;
     let test = Split::all(plan.data.implementation.test(&plan.directory)?);
-    let children = run.results()?.iter().filter(|r| r.purpose == Purpose::Child).count();
+    let results = run.results()?;
+    let children = || results.iter().filter(|result| result.purpose == Purpose::Child);
     let rows = Report::test(run, &found.compared, data, &test)?;
     let report = Report {
         finals: schedule.finals,
@@ -185,7 +186,9 @@ fn compare(
         validation_images: data.validation.len(),
         test_images: test.len(),
         test_opened: at,
-        children,
+        children: children().count(),
+        cached: children().filter(|child| child.same_as.is_some()).count(),
+        reevaluated: children().filter_map(|child| Reevaluated::of(child, &results)).collect(),
         seconds,
     };
     run.model_of(&found.winner)?.save(&run.best())?;

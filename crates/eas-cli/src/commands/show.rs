@@ -10,7 +10,7 @@ use super::{bad_input, load_network};
 use crate::args;
 use crate::exit;
 use crate::print;
-use crate::report::Report;
+use crate::report::{Reevaluated, Report};
 use crate::runs::{Purpose, Run, TrialResult};
 
 #[derive(Serialize)]
@@ -94,6 +94,12 @@ fn show_trial(run: &Run, trial: TrialId, json: bool) -> anyhow::Result<u8> {
             print::seconds(result.seconds)
         )];
         lines.extend(result.parent.map(|parent| format!("parent {parent}")));
+        lines.extend(
+            result.same_as.map(|same| {
+                format!("cached: the result of trial {same}, whose training is the same")
+            }),
+        );
+        lines.extend(Reevaluated::of(&result, &run.results()?).map(|again| again.text()));
         for (index, step) in result.steps.iter().enumerate().filter(|(_, step)| !step.is_empty()) {
             let edits: Vec<String> = step.iter().map(ToString::to_string).collect();
             lines.push(format!("step {}: {}", index + 1, edits.join(", ")));

@@ -29,7 +29,12 @@ fn table(results: &[TrialResult]) -> String {
         ["trial", "what", "parent", "validation", "parameters", "MACs", "depth", "time", "edits"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     for result in results {
-        let again = result.same_as.map_or(String::new(), |same| format!(" (as {same})"));
+        let child = results.iter().find(|child| result.reevaluates(child));
+        let again = match (result.same_as, child) {
+            (Some(same), _) => format!(" (cached: {same})"),
+            (None, Some(child)) => format!(" ({} again)", child.trial),
+            (None, None) => String::new(),
+        };
         rows.push(vec![
             result.trial.to_string(),
             result.purpose.words().to_owned(),

@@ -19,6 +19,10 @@ pub(crate) enum Purpose {
     Start,
     /// A child of a stage.
     Child,
+    /// A child of a stage once more, with a fresh seed.
+    Reevaluation,
+    /// The best child of a stage, trained on before it becomes a parent.
+    Promoted,
     /// One of the best, trained on.
     Final,
     /// The start network, trained as long as the best one's line of ancestors: to compare.
@@ -33,6 +37,8 @@ impl Purpose {
         match self {
             Purpose::Start => "start",
             Purpose::Child => "child",
+            Purpose::Reevaluation => "re-evaluated",
+            Purpose::Promoted => "promoted",
             Purpose::Final => "final",
             Purpose::StartLonger => "start, longer",
             Purpose::Scratch => "from scratch",
@@ -219,6 +225,13 @@ impl TrialResult {
         }
     }
 
+    /// Whether this trial trained that child once more.
+    pub(crate) fn reevaluates(&self, child: &TrialResult) -> bool {
+        self.purpose == Purpose::Reevaluation
+            && child.purpose == Purpose::Child
+            && (self.parent, &self.fingerprint) == (child.parent, &child.fingerprint)
+    }
+
     /// The better first, the earlier where they are equal.
     pub(crate) fn compare(&self, other: &TrialResult) -> Ordering {
         let accuracy = |result: &TrialResult| result.accuracy().unwrap_or(-1.0);
@@ -247,7 +260,8 @@ impl TrialResult {
             }
             (purpose, _) => purpose.words().to_owned(),
         };
-        let again = self.same_as.map_or(String::new(), |same| format!(" (the same as {same})"));
+        let again =
+            self.same_as.map_or(String::new(), |same| format!(" (cached: the same as {same})"));
         format!(
             "{}  {:>8}  {:>6} parameters  {:>10}  {what}{again}",
             self.trial,

@@ -15,15 +15,21 @@ use toml::de::{DeTable, DeValue};
 
 use super::errors::{Problem, Source, SpecErrors, in_words, path_at, place_of, quoted_entry};
 use super::tables::{
-    DataKey, Duration, FINAL, FinalTable, ParentKey, RunTable, SCHEMA, StageTable, TOP, WeightsKey,
-    default_start,
+    DataKey, Duration, FINAL, FinalTable, ParentKey, RunTable, SCHEMA, START, StageTable, TOP,
+    WeightsKey, default_start,
 };
-use crate::plan::{FinalWeights, Finals, Named, Plan, Running, Stage, StageParent};
+use crate::plan::{
+    FinalWeights, Finals, Named, Plan, Promotion, Running, Saturation, Stage, StageParent,
+};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
 /// The most trials that one stage may ask for, or the finals.
 const MOST_TRIALS: usize = 1_000_000;
+/// The most networks that a stage promotes, and fresh seeds of each.
+const MOST_PROMOTED: usize = 1000;
+/// The most rounds of training a start network.
+const MOST_ROUNDS: usize = 1000;
 /// The most epochs of one trial: far above any real one, and so few that sums of them are numbers.
 const MOST_EPOCHS: usize = 1_000_000;
 
@@ -192,7 +198,7 @@ impl<'a> Reader<'a> {
         let sound = self.problems.len() == before;
         let controller_table = table.remove("controller");
         let controller = self.one(controller_table, "controller", &controllers);
-        let start = self.recipe(&mut table, "start", default_start(), &[]);
+        let (saturation, start) = self.start(&mut table);
         let child = self.recipe(&mut table, "child", Recipe::paper_child(), &[]);
         let (finals_keys, finals_recipe) = self.finals(&mut table, &child);
         let stages = self.stages(&mut table, sound.then_some(chosen.as_slice()));
@@ -226,9 +232,9 @@ impl<'a> Reader<'a> {
             transforms_text,
             &controller,
             &[
-                ("start", toml::Table::try_from(&start).ok()?),
+                ("start", joined(&saturation, &start)?),
                 ("child", toml::Table::try_from(&child).ok()?),
-                ("final", final_text(&finals_keys, &finals.recipe)?),
+                ("final", joined(&finals_keys, &finals.recipe)?),
                 ("run", toml::Table::try_from(&run).ok()?),
             ],
             &stages,
@@ -242,7 +248,9 @@ impl<'a> Reader<'a> {
                 parent: match stage.parent {
                     ParentKey::Start => StageParent::Start,
                     ParentKey::Best => StageParent::Best,
+                    ParentKey::Frontier => StageParent::Frontier,
                 },
+                promotion: stage.promote,
             })
             .collect();
         Some(Plan {
@@ -255,6 +263,7 @@ impl<'a> Reader<'a> {
             transforms: Transforms::new(named),
             controller,
             start,
+            saturation,
             child,
             stages,
             finals,
@@ -326,6 +335,8 @@ impl<'a> Reader<'a> {
         let span = quoted_entry(&self.whole, &span, error.message()).unwrap_or(span);
         let path = path_at(&self.whole, span.start).join(".");
         let path = if path.is_empty() { within.to_owned() } else { path };
+        // What serde says of a value is no list of keys.
+        let keys = if error.message().starts_with("unknown field") { keys } else { &[] };
         let keys: String = keys.iter().map(|key| format!("`{key}`, ")).collect();
         let expected = format!("expected one of {keys}");
         let message = in_words(&error.message().replacen("expected one of ", &expected, 1));
@@ -516,34 +527,54 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `[final]` holds keys of its own among those of a recipe.
-    fn finals(&mut self, table: &mut DeTable<'a>, child: &Recipe) -> (FinalTable, Recipe) {
+    /// A table that holds keys of its own, `names`, among those of a recipe.
+    fn own_and_recipe<T: Default + DeserializeOwned>(
+        &mut self,
+        table: &mut DeTable<'a>,
+        key: &str,
+        names: &[&str],
+        default: Recipe,
+    ) -> (T, Recipe) {
         let mut own = DeTable::new();
-        if let Some(DeValue::Table(keys)) = table.get_mut("final").map(Spanned::get_mut) {
-            for name in FINAL {
-                if let Some((key, value)) = keys.remove_entry(name) {
+        if let Some(DeValue::Table(keys)) = table.get_mut(key).map(Spanned::get_mut) {
+            for name in names {
+                if let Some((key, value)) = keys.remove_entry(*name) {
                     own.insert(key, value);
                 }
             }
         }
-        let recipe = self.recipe(table, "final", child.clone(), &FINAL);
+        let recipe = self.recipe(table, key, default, names);
         let place = own.values().next().map_or(0..0, Spanned::span);
-        let networks = own.get("networks").map(Spanned::span);
         let own = Spanned::new(place, DeValue::Table(own));
-        match eas_ir::parse_options::<FinalTable>(own) {
-            Ok(keys) => {
-                if !(1..=MOST_TRIALS).contains(&keys.networks) {
-                    let message =
-                        format!("expected 1 to {MOST_TRIALS} networks, found {}", keys.networks);
-                    self.problem(networks, "final.networks", message);
-                }
-                (keys, recipe)
-            }
-            Err(error) => {
-                self.serde_problem(&error, "final");
-                (FinalTable::default(), recipe)
-            }
+        let own = eas_ir::parse_options::<T>(own).unwrap_or_else(|error| {
+            self.serde_problem(&error, key);
+            T::default()
+        });
+        (own, recipe)
+    }
+
+    fn start(&mut self, table: &mut DeTable<'a>) -> (Saturation, Recipe) {
+        let (own, recipe) =
+            self.own_and_recipe::<Saturation>(table, "start", &START, default_start());
+        if own.rounds > MOST_ROUNDS {
+            let message = format!("expected at most {MOST_ROUNDS} rounds, found {}", own.rounds);
+            self.problem(place_of(&self.whole, &["start", "rounds"]), "start.rounds", message);
         }
+        if !(0.0..1.0).contains(&own.gain) {
+            let message = format!("expected at least 0 and less than 1, found {}", own.gain);
+            self.problem(place_of(&self.whole, &["start", "gain"]), "start.gain", message);
+        }
+        (own, recipe)
+    }
+
+    fn finals(&mut self, table: &mut DeTable<'a>, child: &Recipe) -> (FinalTable, Recipe) {
+        let (own, recipe) =
+            self.own_and_recipe::<FinalTable>(table, "final", &FINAL, child.clone());
+        if !(1..=MOST_TRIALS).contains(&own.networks) {
+            let message = format!("expected 1 to {MOST_TRIALS} networks, found {}", own.networks);
+            self.problem(place_of(&self.whole, &["final", "networks"]), "final.networks", message);
+        }
+        (own, recipe)
     }
 
     fn stages(
@@ -584,6 +615,22 @@ impl<'a> Reader<'a> {
                         format!("expected 1 to {MOST_TRIALS} trials in a stage, found {trials}");
                     self.problem(Some(place(key)), &join(&path, key), message);
                     break;
+                }
+            }
+            let Promotion { candidates, seeds, epochs } = stage.promote;
+            for (key, number, most) in [
+                ("candidates", candidates, MOST_PROMOTED),
+                ("seeds", seeds, MOST_PROMOTED),
+                ("epochs", epochs, MOST_EPOCHS),
+            ] {
+                if number > most || (number == 0 && key == "candidates") {
+                    let least = usize::from(key == "candidates");
+                    let message = format!("expected {least} to {most}, found {number}");
+                    let written = keys
+                        .get("promote")
+                        .and_then(|table| table.get_ref().as_table()?.get(key).map(Spanned::span));
+                    let span = written.unwrap_or_else(|| place("promote"));
+                    self.problem(Some(span), &join(&path, &format!("promote.{key}")), message);
                 }
             }
             if stage.actions.is_empty() {
@@ -629,7 +676,8 @@ fn with_default_path<'a>(options: Value<'a>, known: &str) -> Value<'a> {
     options
 }
 
-fn final_text(keys: &FinalTable, recipe: &Recipe) -> Option<toml::Table> {
+/// A table of its own keys and a recipe's.
+fn joined(keys: &impl serde::Serialize, recipe: &Recipe) -> Option<toml::Table> {
     let mut text = toml::Table::try_from(keys).ok()?;
     text.extend(toml::Table::try_from(recipe).ok()?);
     Some(text)

@@ -5,12 +5,12 @@ use eas_ir::Bytes;
 use eas_train::Recipe;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Retries, Workers};
+use crate::plan::{Promotion, Retries, Workers};
 
 /// What version of the spec's shape this reads.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// Keys at the top of a spec, with their meaning: what `eas init` writes.
+/// Keys at the top of a spec.
 pub(crate) const TOP: [&str; 12] = [
     "schema",
     "name",
@@ -38,6 +38,8 @@ pub(crate) struct StageTable {
     pub(crate) actions: Vec<Action>,
     #[serde(default)]
     pub(crate) parent: ParentKey,
+    #[serde(default)]
+    pub(crate) promote: Promotion,
 }
 
 /// Whose children a stage makes.
@@ -49,7 +51,12 @@ pub(crate) enum ParentKey {
     /// Those of the best network so far.
     #[default]
     Best,
+    /// The same, chosen anew before every batch.
+    Frontier,
 }
+
+/// The keys of `[start]` that are no recipe's.
+pub(crate) const START: [&str; 2] = ["rounds", "gain"];
 
 /// The names of the keys of [`FinalTable`].
 pub(crate) const FINAL: [&str; 4] = ["networks", "weights", "data", "compare"];
