@@ -7,6 +7,7 @@
 //! [`evaluate`], its transpose [`gather`], both [`scaled`] for kernels, and [`interpolate`].
 
 #![expect(clippy::needless_range_loop, reason = "constant indices keep values in registers")]
+#![expect(clippy::redundant_closure, reason = "a function that is named isn't inlined")]
 
 use rayon::prelude::*;
 
@@ -133,7 +134,14 @@ impl<const KERNEL: usize, const TILE: usize> Winograd<KERNEL, TILE> {
                     rows[y] = interpolate(rows[y]);
                 }
                 let to = tile * channels + channel;
-                put_pairs(&rows, interpolate, values, to, self.pair(channels));
+                put_pairs(
+                    &rows,
+                    #[inline(always)]
+                    |column| interpolate(column),
+                    values,
+                    to,
+                    self.pair(channels),
+                );
             }
         }
     }
@@ -161,7 +169,14 @@ impl<const KERNEL: usize, const TILE: usize> Winograd<KERNEL, TILE> {
                     rows[y] = evaluate(row);
                 }
                 let to = tile * self.made + filter;
-                put_pairs(&rows, evaluate, values, to, self.pair(self.made));
+                put_pairs(
+                    &rows,
+                    #[inline(always)]
+                    |column| evaluate(column),
+                    values,
+                    to,
+                    self.pair(self.made),
+                );
             }
         }
     }
@@ -432,6 +447,7 @@ impl<const KERNEL: usize, const TILE: usize> Method for Winograd<KERNEL, TILE> {
 }
 
 /// Maps each column of `rows` and writes the values, those of a pair `step` behind the last pair's.
+/// `map` is an inlined closure: a function of its own would be compiled for plain x86-64.
 #[inline(always)]
 fn put_pairs<const N: usize, const L: usize>(
     rows: &[[Lane<L>; POINTS]; N],
