@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use eas_ir::Count;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
 
 use crate::plan::Workers;
 
@@ -48,6 +51,15 @@ Examples:
   eas check my.toml
   eas check my.toml --set stage.0.batches=30 --json")]
     Check(Check),
+    /// Compare controllers: the same start weights, recipes and budget, several seeds
+    #[command(after_help = "\
+Examples:
+  eas compare my.toml --controllers reinforce,random --seeds 5
+  eas compare my.toml --controllers reinforce,random --seeds 3 --budget 20M --out comparison
+
+Each controller and seed is a run of its own in the folder. What is stopped goes on when the same
+command is given again.")]
+    Compare(Compare),
     /// Write a spec with every key, its default and its meaning
     #[command(after_help = "\
 Examples:
@@ -141,6 +153,11 @@ Examples:
     },
 }
 
+/// A count as specs have it: `20M`.
+fn count(text: &str) -> Result<Count, serde::de::value::Error> {
+    Count::deserialize(text.into_deserializer())
+}
+
 /// A spec and what is changed in it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SpecArgs {
@@ -165,6 +182,36 @@ pub(crate) struct Search {
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<Workers>,
     /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compare {
+    /// The spec, whose controller's options are kept
+    pub(crate) spec: PathBuf,
+    /// The controllers; the others are compared with the first
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', required = true)]
+    pub(crate) controllers: Vec<String>,
+    /// Seeds, the spec's and those that follow it; each controller runs with each
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) seeds: u64,
+    /// Training images that the children of a run may take, all epochs counted, such as 20M [default:
+    /// the spec's batches]
+    #[arg(long, value_name = "IMAGES", value_parser = count)]
+    pub(crate) budget: Option<Count>,
+    /// Best children of each run to train from scratch, for Kendall's tau
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) ranked: usize,
+    /// Folder of the comparison and its runs [default: runs/NAME-compared]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) overrides: SpecArgs,
+    /// Trials that run at once: auto (one a core) or a number [default: the spec's]
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<Workers>,
+    /// Print the comparison as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

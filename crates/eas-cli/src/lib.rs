@@ -14,6 +14,7 @@
 
 mod args;
 mod commands;
+mod comparison;
 mod dispatcher;
 mod engine;
 mod executor;
@@ -21,11 +22,13 @@ mod exit;
 mod failpoint;
 mod forecast;
 mod plan;
+mod plot;
 mod print;
 mod report;
 mod runs;
 mod search;
 mod spec;
+mod statistics;
 mod status;
 mod stop;
 mod trial;

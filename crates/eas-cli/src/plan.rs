@@ -99,6 +99,15 @@ impl Default for Retries {
     }
 }
 
+impl fmt::Display for Workers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Workers::Auto => out.write_str("auto"),
+            Workers::Count(count) => count.fmt(out),
+        }
+    }
+}
+
 impl FromStr for Workers {
     type Err = String;
 
@@ -226,6 +235,10 @@ pub struct Finals {
     pub with_validation: bool,
     /// Whether the start network is trained as long, and the best network from scratch, to compare.
     pub compare: bool,
+    /// Whether that is done at equal compute as well.
+    pub equal_compute: bool,
+    /// How many of the best children are trained from scratch, to see whether that ranks them alike.
+    pub ranked: usize,
 }
 
 /// What a final training begins with.
@@ -254,13 +267,16 @@ impl Plan {
         let mut grown = (children + promotions().map(again).sum::<usize>()) * self.child.epochs;
         grown += longer + finals.networks * finals.recipe.epochs;
         let line = self.stages.len() * self.child.epochs + longer + finals.recipe.epochs;
-        match (finals.compare, finals.weights) {
-            (false, _) => {}
-            (true, FinalWeights::Inherited) => {
-                grown += start + line;
-                start += line;
+        let whole = start + line;
+        grown += finals.ranked * whole;
+        // At equal compute the start network takes about as much work as the larger one.
+        let times = usize::from(finals.compare) + usize::from(finals.equal_compute);
+        match finals.weights {
+            FinalWeights::Inherited => {
+                grown += (times + usize::from(finals.equal_compute)) * whole;
+                start += usize::from(finals.compare) * line;
             }
-            (true, FinalWeights::Scratch) => start += finals.recipe.epochs,
+            FinalWeights::Scratch => start += times * finals.recipe.epochs,
         }
         (start, grown)
     }

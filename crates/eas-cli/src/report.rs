@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::ENGINE;
 use crate::print::{Bar, percent, table};
 use crate::runs::{Purpose, Run, TrialResult};
+use crate::statistics::kendall;
 
 /// The final comparison of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,8 +31,19 @@ pub(crate) struct Report {
     /// Children that were trained again before they were promoted.
     #[serde(default)]
     pub(crate) reevaluated: Vec<Reevaluated>,
+    /// The best children, with inherited weights and from scratch.
+    #[serde(default)]
+    pub(crate) ranks: Vec<Rank>,
     /// Seconds of work on the run.
     pub(crate) seconds: f64,
+}
+
+/// A network's validation accuracy with inherited weights and from scratch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Rank {
+    pub(crate) trial: TrialId,
+    pub(crate) inherited: f64,
+    pub(crate) scratch: f64,
 }
 
 /// A child that was trained again, with fresh seeds.
@@ -111,6 +123,12 @@ impl Report {
         Ok(rows)
     }
 
+    /// Whether inherited weights and training from scratch rank the best children alike.
+    pub(crate) fn kendall(&self) -> Option<f64> {
+        let pairs = self.ranks.iter().map(|rank| (rank.inherited, rank.scratch));
+        kendall(&pairs.collect::<Vec<_>>())
+    }
+
     /// The comparison as a table, with how far a figure can be trusted.
     pub(crate) fn text(&self) -> String {
         let header = ["network", "trial", "validation", "test", "parameters", "MACs", "epochs"];
@@ -120,6 +138,9 @@ impl Report {
                 Purpose::Final | Purpose::Child | Purpose::Promoted => "best network",
                 Purpose::StartLonger => "start network, trained as long",
                 Purpose::Scratch => "best network, from scratch as long",
+                Purpose::StartCompute => "start network, equal compute",
+                Purpose::ScratchCompute => "best network, from scratch, equal compute",
+                Purpose::Ranked => "a child, from scratch",
                 Purpose::Start => "start network",
                 Purpose::Reevaluation => "best network, trained again",
             };
@@ -142,6 +163,10 @@ impl Report {
             let (cached, children) = (self.cached, self.children);
             again.push(format!("{cached} of {children} children were known networks: cached"));
         }
+        let count = self.ranks.len();
+        again.extend(self.kendall().map(|tau| {
+            format!("Kendall's tau of the {count} best, inherited and from scratch: {tau:.2}")
+        }));
         let again: String = again.iter().map(|line| format!("\n{line}")).collect();
         format!(
             "{}\n{again}\nOne run with one seed: the standard error of a figure is {:.1} points on the {} \

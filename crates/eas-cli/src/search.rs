@@ -17,6 +17,7 @@ use eas_transform::Step;
 
 use crate::dispatcher::{Dispatcher, units};
 use crate::plan::{FinalWeights, Plan, Promotion, Stage, StageParent};
+use crate::report::Rank;
 use crate::runs::{Event, Origin, Purpose, Run, Training, TrialRecord, TrialResult};
 
 /// What trials are called, and how long the stages may take.
@@ -97,11 +98,12 @@ impl Schedule {
 
     /// Trials of the whole run at most.
     pub(crate) fn trials(&self, plan: &Plan) -> usize {
-        let compared = match (plan.finals.compare, plan.finals.weights) {
-            (false, _) => 0,
-            (true, FinalWeights::Inherited) => 2,
-            (true, FinalWeights::Scratch) => 1,
-        };
+        let times = usize::from(plan.finals.compare) + usize::from(plan.finals.equal_compute);
+        let compared = plan.finals.ranked
+            + match plan.finals.weights {
+                FinalWeights::Inherited => 2 * times,
+                FinalWeights::Scratch => times,
+            };
         let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
         let start = 1 + plan.saturation.rounds;
         start + self.children(plan) + promoted + plan.finals.networks + compared
@@ -114,11 +116,15 @@ impl Schedule {
     }
 }
 
+/// Names of trials that the winner is compared with.
+const COMPARED: u32 = 4;
+
 /// What a search found: the model to hand over, and what it is compared with, it first, each with the
 /// epochs behind its weights.
 pub(crate) struct Found {
     pub(crate) winner: TrialResult,
     pub(crate) compared: Vec<(TrialResult, usize)>,
+    pub(crate) ranks: Vec<Rank>,
 }
 
 /// A network that may become a parent.
@@ -129,6 +135,8 @@ struct Candidate {
     score: Option<f64>,
     /// Epochs behind its weights, its ancestors' included.
     epochs: usize,
+    /// Multiply-accumulates of those epochs, for each training image once forward.
+    compute: f64,
     /// The recipes of those since the start network was trained.
     recipes: Vec<Recipe>,
 }
@@ -136,7 +144,8 @@ struct Candidate {
 impl Candidate {
     fn start(result: TrialResult) -> Self {
         let (score, epochs) = (result.accuracy(), result.epochs);
-        Candidate { result, score, epochs, recipes: Vec::new() }
+        let compute = compute(&result, epochs);
+        Candidate { result, score, epochs, compute, recipes: Vec::new() }
     }
 
     /// What a recipe made of this one, or of its child.
@@ -144,7 +153,8 @@ impl Candidate {
         let mut recipes = self.recipes.clone();
         recipes.push(recipe.clone());
         let (score, epochs) = (result.accuracy(), self.epochs + recipe.epochs);
-        Candidate { result, score, epochs, recipes }
+        let compute = self.compute + compute(&result, recipe.epochs);
+        Candidate { result, score, epochs, compute, recipes }
     }
 
     /// The better first, the earlier where they are equal.
@@ -152,6 +162,11 @@ impl Candidate {
         let score = |candidate: &Candidate| candidate.score.unwrap_or(-1.0);
         score(other).total_cmp(&score(self)).then(self.result.trial.cmp(&other.result.trial))
     }
+}
+
+/// Multiply-accumulates of so many epochs of a network, for each training image once forward.
+fn compute(result: &TrialResult, epochs: usize) -> f64 {
+    epochs as f64 * result.macs as f64
 }
 
 /// What a stage did.
@@ -238,8 +253,7 @@ impl<'a, 'd> Search<'a, 'd> {
             let result = self.carry_out_one(record)?;
             let (Some(before), Some(after)) = (best.score, result.accuracy()) else { break };
             if after > before {
-                let epochs = best.epochs + recipe.epochs;
-                best = Candidate { epochs, ..Candidate::start(result) };
+                best = Candidate { recipes: Vec::new(), ..best.trained_on(&recipe, result) };
             }
             if after - before < self.plan.saturation.gain {
                 break;
@@ -436,51 +450,114 @@ impl<'a, 'd> Search<'a, 'd> {
             self.dispatcher.bar().line(line);
             let Candidate { result, epochs, .. } =
                 chosen.into_iter().next().context("no network")?;
-            return Ok(Found { winner: result.clone(), compared: vec![(result, epochs)] });
+            let (winner, compared) = (result.clone(), vec![(result, epochs)]);
+            return Ok(Found { winner, compared, ranks: Vec::new() });
         };
-        let all = match finals.weights {
-            FinalWeights::Inherited => before.epochs + finals.recipe.epochs,
-            FinalWeights::Scratch => finals.recipe.epochs,
+        let line = match finals.weights {
+            FinalWeights::Inherited => before.trained_on(&finals.recipe, winner.clone()),
+            FinalWeights::Scratch => Candidate::start(winner.clone()),
         };
-        let mut compared = vec![(winner.clone(), all)];
-        if finals.compare && !before.recipes.is_empty() {
-            let (longer, scratch) =
-                (self.rng.split("longer").seed(), self.rng.split("scratch").seed());
-            let (start, best) = (trial(finals.networks), trial(finals.networks + 1));
-            let (trials, validation) = (self.trials, finals.with_validation);
-            let records = match finals.weights {
-                FinalWeights::Inherited => {
-                    let mut recipes = before.recipes.clone();
-                    recipes.push(finals.recipe.clone());
-                    let purpose = Purpose::StartLonger;
-                    let result = &first.result;
-                    let network = trials.run.model_of(&winner)?.model.network().clone();
-                    let whole = vec![Recipe { epochs: all, ..self.plan.start.clone() }];
-                    vec![
-                        trials.longer(start, purpose, result, recipes, validation, longer)?,
-                        trials.fresh(
-                            best,
-                            Purpose::Scratch,
-                            &network,
-                            whole,
-                            validation,
-                            scratch,
-                        )?,
-                    ]
-                }
-                // The winner is from scratch itself, so only the start network is left to compare.
-                FinalWeights::Scratch => {
-                    let network = trials.run.model_of(&first.result)?.model.network().clone();
-                    let recipes = vec![finals.recipe.clone()];
-                    let purpose = Purpose::StartLonger;
-                    vec![trials.fresh(start, purpose, &network, recipes, validation, longer)?]
-                }
-            };
-            let results = self.dispatcher.carry_out(records)?;
-            let trained = results.into_iter().filter(TrialResult::is_trained);
-            compared.extend(trained.map(|result| (result, all)));
+        let mut compared = vec![(winner.clone(), line.epochs)];
+        let first_id = TrialId(self.schedule.finals.0 + finals.networks as u32);
+        if !before.recipes.is_empty() {
+            compared.extend(self.compared(first, &line, first_id)?);
         }
-        Ok(Found { winner, compared })
+        let first_id = TrialId(first_id.0 + COMPARED);
+        Ok(Found { winner, compared, ranks: self.ranks(ranking, first_id)? })
+    }
+
+    /// What the winner is compared with, each with the epochs behind its weights: the start network
+    /// trained on, and the winner's network from scratch, for as many epochs and for as much compute.
+    fn compared(
+        &mut self,
+        first: &Candidate,
+        winner: &Candidate,
+        first_id: TrialId,
+    ) -> anyhow::Result<Vec<(TrialResult, usize)>> {
+        let (finals, trials) = (self.plan.finals.clone(), self.trials);
+        let (longer, scratch) = (self.rng.split("longer").seed(), self.rng.split("scratch").seed());
+        let id = |place: u32| TrialId(first_id.0 + place);
+        let validation = finals.with_validation;
+        let whole = |epochs| vec![Recipe { epochs, ..self.plan.start.clone() }];
+        // Epochs of a network that cost this much.
+        let worth = |compute: f64, of: &Candidate| {
+            ((compute / of.result.macs.max(1) as f64).round() as usize).max(1)
+        };
+        let network = |of: &Candidate| -> anyhow::Result<Network> {
+            Ok(trials.run.model_of(&of.result)?.model.network().clone())
+        };
+        let (start, best) = (network(first)?, network(winner)?);
+        let (as_long, as_dear) = (Purpose::StartLonger, Purpose::StartCompute);
+        let mut asked = Vec::new();
+        match finals.weights {
+            FinalWeights::Inherited => {
+                let (from, recipes) = (&first.result, winner.recipes.clone());
+                let more = worth(winner.compute - first.compute, first);
+                let all = worth(winner.compute, winner);
+                if finals.compare {
+                    let epochs = winner.epochs;
+                    let again = trials.longer(id(0), as_long, from, recipes, validation, longer)?;
+                    asked.push((again, epochs));
+                    let (purpose, recipes) = (Purpose::Scratch, whole(epochs));
+                    let fresh =
+                        trials.fresh(id(1), purpose, &best, recipes, validation, scratch)?;
+                    asked.push((fresh, epochs));
+                }
+                if finals.equal_compute {
+                    let recipes = whole(more);
+                    let again = trials.longer(id(2), as_dear, from, recipes, validation, longer)?;
+                    asked.push((again, first.epochs + more));
+                    let (purpose, recipes) = (Purpose::ScratchCompute, whole(all));
+                    let fresh =
+                        trials.fresh(id(3), purpose, &best, recipes, validation, scratch)?;
+                    asked.push((fresh, all));
+                }
+            }
+            // The winner is from scratch itself, so only the start network is left to compare.
+            FinalWeights::Scratch => {
+                let dear = worth(winner.compute, first);
+                for (wanted, place, purpose, epochs) in [
+                    (finals.compare, 0, as_long, winner.epochs),
+                    (finals.equal_compute, 2, as_dear, dear),
+                ] {
+                    if wanted {
+                        let recipes = vec![Recipe { epochs, ..finals.recipe.clone() }];
+                        let fresh = trials.fresh(
+                            id(place),
+                            purpose,
+                            &start,
+                            recipes,
+                            validation,
+                            longer,
+                        )?;
+                        asked.push((fresh, epochs));
+                    }
+                }
+            }
+        }
+        let (records, epochs): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+        let results = self.dispatcher.carry_out(records)?.into_iter().zip(epochs);
+        Ok(results.filter(|(result, _)| result.is_trained()).collect())
+    }
+
+    /// The best children as the search saw them, and from scratch for as many epochs.
+    fn ranks(&mut self, ranking: &[Candidate], first_id: TrialId) -> anyhow::Result<Vec<Rank>> {
+        let children = ranking.iter().filter(|c| !c.recipes.is_empty() && c.score.is_some());
+        let chosen: Vec<&Candidate> = children.take(self.plan.finals.ranked).collect();
+        let mut records = Vec::new();
+        for (rank, candidate) in chosen.iter().enumerate() {
+            let network = self.trials.run.model_of(&candidate.result)?.model.network().clone();
+            let recipes = vec![Recipe { epochs: candidate.epochs, ..self.plan.start.clone() }];
+            let seed = self.rng.split("ranked").split_index(rank as u64).seed();
+            let (id, purpose) = (TrialId(first_id.0 + rank as u32), Purpose::Ranked);
+            records.push(self.trials.fresh(id, purpose, &network, recipes, false, seed)?);
+        }
+        let results = self.dispatcher.carry_out(records)?;
+        let rank = |(candidate, result): (&Candidate, TrialResult)| {
+            let (inherited, scratch) = (candidate.score?, result.accuracy()?);
+            Some(Rank { trial: candidate.result.trial, inherited, scratch })
+        };
+        Ok(chosen.into_iter().zip(results).filter_map(rank).collect())
     }
 }
 

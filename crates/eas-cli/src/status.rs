@@ -90,7 +90,14 @@ impl Status {
                 endings: endings.map(|ending| ending.why).collect(),
             });
         }
-        let compared = [Purpose::StartLonger, Purpose::Scratch, Purpose::Reevaluation];
+        let compared = [
+            Purpose::StartLonger,
+            Purpose::Scratch,
+            Purpose::StartCompute,
+            Purpose::ScratchCompute,
+            Purpose::Ranked,
+            Purpose::Reevaluation,
+        ];
         let measured = results
             .iter()
             .filter(|result| result.accuracy().is_some() && !compared.contains(&result.purpose));

@@ -55,6 +55,8 @@ networks = 2
 actions = ["widen x1", "deepen x1"]
 parent = "frontier"
 [final]
+equal_compute = true
+ranked = 2
 networks = 2
 recipe = "quick"
 epochs = 2
@@ -286,6 +288,40 @@ fn a_frontier_grows_the_best_anew_in_each_batch() {
         }
         known.extend(batch);
     }
+}
+
+#[test]
+fn a_comparison_goes_on_where_it_stopped_and_gives_each_controller_the_same() {
+    let place = Place::new();
+    let compare = |folder: &str, more: &[&str]| {
+        let mut command = eas("compare", &place.path("spec.toml"));
+        command.args(["--controllers", "random,reinforce", "--seeds", "2", "--ranked", "2"]);
+        // Six children of the first stage and two batches of the second.
+        command.args(["--budget", "1600", "--json", "--out"]).arg(place.path(folder)).args(more);
+        command
+    };
+    let whole = succeeds(&mut compare("whole", &[])).stdout;
+    let marker = place.path("marker");
+    let wish = format!("report.written=abort={}", marker.display());
+    let stopped = output(compare("parts", &[]).env("EAS_FAILPOINT", wish));
+    assert!(!stopped.status.success() && marker.exists(), "{}", said(&stopped));
+    assert_eq!(succeeds(&mut compare("parts", &["--workers", "1"])).stdout, whole);
+    let refused = output(&mut compare("whole", &["--set", "child.epochs=2"]));
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("another spec or budget made this run"), "{}", said(&refused));
+    let compared: Value = serde_json::from_slice(&whole).unwrap();
+    assert_eq!(compared["seeds"], serde_json::json!([3, 4]));
+    assert_eq!(compared["lines"].as_array().map(Vec::len), Some(2 * 5), "{compared}");
+    assert_eq!(compared["kendall"].as_array().map(Vec::len), Some(2 * 2), "{compared}");
+    for seed in [3, 4] {
+        let start = |controller: &str| {
+            json(&place.path(&format!("whole/{controller}-{seed}/trials/0000/result.json")))["model"]
+                .clone()
+        };
+        assert_eq!(start("random"), start("reinforce"), "seed {seed}");
+    }
+    let plot = fs::read_to_string(place.path("whole/comparison.svg")).unwrap();
+    assert!(plot.starts_with("<svg") && plot.contains("reinforce"), "{plot}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod compare;
 mod init;
 mod lineage;
 mod list;
@@ -50,6 +51,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Verify(args) => verify::run(&args),
         Command::Trial(args) => trial::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Init(args) => init::run(&args),
         Command::List(args) => list::run(&args),
         Command::Show(args) => show::run(&args),

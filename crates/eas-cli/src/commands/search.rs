@@ -189,6 +189,7 @@ fn compare(
         children: children().count(),
         cached: children().filter(|child| child.same_as.is_some()).count(),
         reevaluated: children().filter_map(|child| Reevaluated::of(child, &results)).collect(),
+        ranks: found.ranks.clone(),
         seconds,
     };
     run.model_of(&found.winner)?.save(&run.best())?;

@@ -29,6 +29,12 @@ pub(crate) enum Purpose {
     StartLonger,
     /// The best network, from fresh weights, as long: to compare.
     Scratch,
+    /// The start network, trained on at equal compute.
+    StartCompute,
+    /// The best network, from fresh weights, at equal compute.
+    ScratchCompute,
+    /// One of the best children, from fresh weights: to see whether that ranks them alike.
+    Ranked,
 }
 
 impl Purpose {
@@ -42,6 +48,9 @@ impl Purpose {
             Purpose::Final => "final",
             Purpose::StartLonger => "start, longer",
             Purpose::Scratch => "from scratch",
+            Purpose::StartCompute => "start, equal compute",
+            Purpose::ScratchCompute => "from scratch, equal compute",
+            Purpose::Ranked => "from scratch, ranked",
         }
     }
 }

@@ -222,6 +222,8 @@ impl<'a> Reader<'a> {
             },
             with_validation: finals_keys.data == DataKey::TrainAndValidation,
             compare: finals_keys.compare,
+            equal_compute: finals_keys.equal_compute,
+            ranked: finals_keys.ranked,
         };
         let name = name.unwrap_or_else(|| data.name.clone());
         let text = plan_text(
@@ -573,6 +575,10 @@ impl<'a> Reader<'a> {
         if !(1..=MOST_TRIALS).contains(&own.networks) {
             let message = format!("expected 1 to {MOST_TRIALS} networks, found {}", own.networks);
             self.problem(place_of(&self.whole, &["final", "networks"]), "final.networks", message);
+        }
+        if own.ranked > MOST_PROMOTED {
+            let message = format!("expected at most {MOST_PROMOTED}, found {}", own.ranked);
+            self.problem(place_of(&self.whole, &["final", "ranked"]), "final.ranked", message);
         }
         (own, recipe)
     }

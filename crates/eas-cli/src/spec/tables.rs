@@ -59,7 +59,8 @@ pub(crate) enum ParentKey {
 pub(crate) const START: [&str; 2] = ["rounds", "gain"];
 
 /// The names of the keys of [`FinalTable`].
-pub(crate) const FINAL: [&str; 4] = ["networks", "weights", "data", "compare"];
+pub(crate) const FINAL: [&str; 6] =
+    ["networks", "weights", "data", "compare", "equal_compute", "ranked"];
 
 /// The keys of `[final]` that are no recipe's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,6 +70,8 @@ pub(crate) struct FinalTable {
     pub(crate) weights: WeightsKey,
     pub(crate) data: DataKey,
     pub(crate) compare: bool,
+    pub(crate) equal_compute: bool,
+    pub(crate) ranked: usize,
 }
 
 impl Default for FinalTable {
@@ -78,6 +81,8 @@ impl Default for FinalTable {
             weights: WeightsKey::Inherited,
             data: DataKey::Train,
             compare: true,
+            equal_compute: false,
+            ranked: 0,
         }
     }
 }

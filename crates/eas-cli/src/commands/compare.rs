@@ -1,0 +1,182 @@
+//! `eas compare`: controllers beside each other, on the same start weights, recipes and budget.
+//!
+//! Each controller and seed is an ordinary run in the comparison's folder, which `eas resume` carries
+//! through; so what is stopped goes on when the same command is given again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use eas_controller::TrialId;
+use eas_ir::Count;
+
+use super::search::prepare;
+use super::{bad_input, plan_of};
+use crate::args;
+use crate::comparison::{Arm, Comparison};
+use crate::exit;
+use crate::plan::Plan;
+use crate::plot;
+use crate::print;
+use crate::report::Report;
+use crate::runs::{Build, Run};
+use crate::spec::read_plan;
+use crate::stop;
+
+pub(super) fn run(args: &args::Compare) -> anyhow::Result<u8> {
+    let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
+    stop::listen();
+    let (data, _) = prepare(&plan)?;
+    let images = data.train.len() as u64;
+    let default = || PathBuf::from(format!("runs/{}-compared", plan.name));
+    let folder = args.out.clone().unwrap_or_else(default);
+    let mut arms: Vec<Arm> = Vec::new();
+    for seed in (plan.seed..).take(args.seeds as usize) {
+        for controller in &args.controllers {
+            let arm_plan = plan_of_arm(&plan, controller, seed, images, args)?;
+            let root = folder.join(format!("{controller}-{seed}"));
+            print::note(&format!("{controller}, seed {seed}: {}", root.display()));
+            let run = open(&root, &arm_plan)?;
+            match carry_through(&run, args)? {
+                exit::SUCCESS => {}
+                code => return Ok(code),
+            }
+            let report: Report = run.report()?.context("a finished run has a report")?;
+            let arm = Arm::new(controller, seed, images, report, run.results()?);
+            let same = arms.iter().find(|other| other.seed == seed);
+            let model = |arm: &Arm| arm.results.iter().find(|r| r.trial == TrialId(0))?.model;
+            ensure!(
+                same.is_none_or(|other| model(other) == model(&arm)),
+                "seed {seed}: the controllers began with different start weights"
+            );
+            arms.push(arm);
+        }
+    }
+    let comparison = Comparison::new(&args.controllers, &arms);
+    let file = |name: &str| folder.join(name);
+    std::fs::write(file("comparison.json"), serde_json::to_vec_pretty(&comparison)?)?;
+    std::fs::write(file("comparison.svg"), plot::curves(&comparison)?)?;
+    if args.json {
+        print::json(&comparison);
+    } else {
+        let (json, svg) = (file("comparison.json"), file("comparison.svg"));
+        let files = format!("Curves: {}; numbers: {}", svg.display(), json.display());
+        print::result(&format!("{}\n{files}", comparison.text()));
+    }
+    Ok(exit::SUCCESS)
+}
+
+/// The plan of one run: that of the spec, but for the controller, the seed, the budget and what the
+/// finals compare.
+fn plan_of_arm(
+    plan: &Plan,
+    controller: &str,
+    seed: u64,
+    images: u64,
+    args: &args::Compare,
+) -> anyhow::Result<Plan> {
+    let mut table: toml::Table = plan.text.parse()?;
+    let options = if plan.controller.name == controller {
+        plan.controller.options.clone()
+    } else {
+        toml::Table::new()
+    };
+    let chosen = toml::Table::from_iter([(controller.to_owned(), options.into())]);
+    table.insert("controller".to_owned(), chosen.into());
+    table.insert("seed".to_owned(), i64::try_from(seed)?.into());
+    if let Some(finals) = table.get_mut("final").and_then(toml::Value::as_table_mut) {
+        finals.insert("compare".to_owned(), true.into());
+        finals.insert("equal_compute".to_owned(), true.into());
+        finals.insert("ranked".to_owned(), i64::try_from(args.ranked)?.into());
+    }
+    if let (Some(Count(budget)), Some(stages)) =
+        (args.budget, table.get_mut("stage").and_then(toml::Value::as_array_mut))
+    {
+        let child = images * plan.child.epochs as u64;
+        let batches = batches_within(plan, budget / child.max(1));
+        if batches.is_empty() {
+            let least = Count(child * plan.stages.first().map_or(1, |s| s.networks) as u64);
+            let found = Count(budget);
+            return Err(bad_input(format!(
+                "--budget: expected at least the {least} images of one batch, found {found}"
+            )));
+        }
+        stages.truncate(batches.len());
+        for (stage, batches) in stages.iter_mut().zip(batches) {
+            let stage = stage.as_table_mut().context("a stage is a table")?;
+            stage.insert("batches".to_owned(), i64::try_from(batches)?.into());
+        }
+    }
+    read_plan("the compared plan", &toml::to_string(&table)?, &[], &plan.directory)
+        .map_err(bad_input)
+}
+
+/// The batches of each stage that so many children make: as the plan has them, the last stage as long
+/// as it lasts.
+fn batches_within(plan: &Plan, mut children: u64) -> Vec<usize> {
+    let mut batches = Vec::new();
+    for (number, stage) in plan.stages.iter().enumerate() {
+        let networks = stage.networks as u64;
+        let most = if number + 1 == plan.stages.len() { u64::MAX } else { stage.batches as u64 };
+        let count = (children / networks).min(most);
+        if count == 0 {
+            break;
+        }
+        children -= count * networks;
+        batches.push(count as usize);
+    }
+    batches
+}
+
+/// The run in this folder, made where there is none.
+fn open(root: &Path, plan: &Plan) -> anyhow::Result<Run> {
+    if !Run::is_run(root) {
+        let build = Build::current()?;
+        return Run::create(root, &plan.text, &plan.text, &plan.directory, &build)
+            .map_err(bad_input);
+    }
+    let run = Run::open(root).map_err(bad_input)?;
+    if run.plan()?.1 != plan.text {
+        let root = root.display();
+        return Err(bad_input(format!(
+            "{root}: another spec or budget made this run; name another folder with --out"
+        )));
+    }
+    Ok(run)
+}
+
+/// Has a run carried through by a process of its own; returns its exit code.
+fn carry_through(run: &Run, args: &args::Compare) -> anyhow::Result<u8> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("resume").arg(run.root()).arg("--json").stdout(Stdio::null());
+    if let Some(workers) = args.workers {
+        command.arg("--workers").arg(workers.to_string());
+    }
+    let status = command.status().context("can't start a run")?;
+    let root = run.root().display();
+    match status.code().map(u8::try_from) {
+        Some(Ok(exit::INTERRUPTED)) => print::note("The same command goes on."),
+        Some(Ok(_)) => {}
+        _ => bail!("{root}: the run ended with {status}; the same command goes on"),
+    }
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILURE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_shortens_the_first_stages_or_lengthens_the_last() {
+        let text = "schema = 1\n[data.synthetic]\nvalidation = 8\n[space.convnet]\n\
+                    start = ['conv 4', 'global_pool']\nfilters = [4, 8]\n[transform.widen]\n\
+                    [controller.random]\n[[stage]]\nbatches = 2\nnetworks = 3\nactions = ['widen']\n\
+                    [[stage]]\nbatches = 1\nnetworks = 2\nactions = ['widen']\n";
+        let plan = read_plan("spec", text, &[], Path::new("")).unwrap();
+        for (children, batches) in
+            [(2, vec![]), (3, vec![1]), (7, vec![2]), (8, vec![2, 1]), (13, vec![2, 3])]
+        {
+            assert_eq!(batches_within(&plan, children), batches, "{children} children");
+        }
+    }
+}
