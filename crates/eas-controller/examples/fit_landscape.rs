@@ -48,7 +48,6 @@ fn predict(features: &[f64; 10], coefficients: &[f64; 10]) -> f64 {
 }
 
 /// Least squares on logits: solves the normal equations by elimination with pivots.
-#[expect(clippy::needless_range_loop, reason = "indices are what elimination is about")]
 fn fit(rows: &[Row]) -> [f64; 10] {
     let mut equations = [[0.0; 11]; 10];
     for (features, accuracy) in rows {

@@ -28,14 +28,16 @@ fn evolution() -> Box<dyn Controller> {
 }
 
 /// The probability that a controller without any merit does as well against random search.
-fn chance(landscape: Landscape, batches: usize, make: fn() -> Box<dyn Controller>) -> f64 {
+fn chance(landscape: Landscape, batches: usize, make: Make) -> f64 {
     let own = accuracies(landscape, batches, SEEDS, &make);
     let random = accuracies(landscape, batches, SEEDS, &random);
     let wins = own.iter().zip(random).filter(|(own, random)| *own > random).count();
     sign_test(wins, SEEDS as usize)
 }
 
-const LEARNERS: [(&str, fn() -> Box<dyn Controller>); 3] =
+type Make = fn() -> Box<dyn Controller>;
+
+const LEARNERS: [(&str, Make); 3] =
     [("reinforce", reinforce), ("hill_climb", hill_climb), ("evolution", evolution)];
 
 #[test]

@@ -6,6 +6,11 @@
 //! all its decisions. What is learned is a function of the first `propose`'s randomness, which
 //! initialises the policy, and of the batches observed: proposing and observing the same again from
 //! the start gives the same numbers, whatever the number of threads.
+//!
+//! Where the released code errs in what it computes, that can be had by name: `baseline = "released"`
+//! for its inverted decay, `accuracy_clip = 1` for its reward without bound. Where it computes NaN, for
+//! the entropy of a network without a site to widen and for blocks without layers, there is nothing
+//! to have: what is empty is masked and adds 0.
 
 mod actors;
 mod adam;
