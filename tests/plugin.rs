@@ -12,12 +12,13 @@ fn binary() -> PathBuf {
     BUILT.join("demo-plugin")
 }
 
-/// A folder with a spec of the crate's space and transform.
+/// A folder with a spec of the crate's space and transform, which the paper's controller learns to
+/// choose from by what the transform declares.
 fn folder() -> Folder {
     let (before, after) = TINY.split_once("[space.convnet]").expect("the spec has a space");
     let (_, after) = after.split_once("[controller.random]").expect("the spec has a controller");
     let chosen = "[space.pyramid]\nbase = 4\ngrowth = 2\n\n\
-                  [transform.branch]\n[transform.widen]\n\n[controller.random]";
+                  [transform.branch]\n[transform.widen]\n\n[controller.reinforce]";
     let after = after.replace("deepen x1", "branch x2");
     let folder = Folder::new();
     folder.write("spec.toml", format!("{before}{chosen}{after}"));

@@ -6,7 +6,7 @@ use eas_train::{Split, TrainingData, accuracy};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::ENGINE;
-use crate::print::{percent, table};
+use crate::print::{Bar, percent, table};
 use crate::runs::{Purpose, Run, TrialResult};
 use crate::statistics::kendall;
 
@@ -103,8 +103,12 @@ impl Report {
         test: &Split,
     ) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
+        let bar = Bar::new((compared.len() * test.len()) as u64);
+        bar.message("test images");
         for (result, epochs) in compared {
-            let tested = accuracy(&ENGINE, &run.model_of(result)?.model, data, test)?;
+            let model = run.model_of(result)?.model;
+            let tested =
+                accuracy(&ENGINE, &model, data, test, &mut |images| bar.advance(images as u64))?;
             rows.push(Row {
                 trial: result.trial,
                 purpose: result.purpose,
@@ -115,6 +119,7 @@ impl Report {
                 epochs: *epochs,
             });
         }
+        bar.finish();
         Ok(rows)
     }
 

@@ -8,6 +8,9 @@
 mod action;
 mod controller;
 mod evaluator;
+mod evolution;
+mod hill_climb;
+mod mutation;
 mod random;
 mod registry;
 mod reinforce;
@@ -18,6 +21,8 @@ mod trial;
 pub use action::{Action, ParseActionError};
 pub use controller::{Controller, Proposal};
 pub use evaluator::{Assignment, Evaluator};
+pub use evolution::{Evolution, EvolutionOptions};
+pub use hill_climb::{HillClimb, HillClimbOptions};
 pub use random::Random;
 pub use registry::{ControllerPlugin, controllers};
 pub use reinforce::{BaselineKind, Reinforce, ReinforceOptions};

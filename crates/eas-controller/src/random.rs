@@ -63,7 +63,8 @@ impl Controller for Random {
 }
 
 impl Random {
-    fn episode(&self, scope: &Scope<'_>, rng: &mut Rng) -> anyhow::Result<Proposal> {
+    /// One random episode.
+    pub(crate) fn episode(&self, scope: &Scope<'_>, rng: &mut Rng) -> anyhow::Result<Proposal> {
         let mut network = scope.parent.clone();
         let mut steps = Vec::new();
         for action in scope.actions {

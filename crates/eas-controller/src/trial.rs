@@ -94,6 +94,16 @@ pub struct Trial {
 }
 
 impl Trial {
+    /// What the trial says of its network: its accuracy, 0 where it diverged, and nothing where it
+    /// was refused or could not be carried out.
+    pub(crate) fn measured(&self) -> Option<f64> {
+        match self.ending {
+            Ending::Trained { accuracy } => accuracy,
+            Ending::Diverged { .. } => Some(0.0),
+            Ending::Refused { .. } | Ending::Failed { .. } => None,
+        }
+    }
+
     /// The validation accuracy, 0 where there is none: divergence is a result, and the worst.
     pub fn accuracy(&self) -> f64 {
         match self.ending {

@@ -1,5 +1,6 @@
 //! What controllers and the search loop promise, in one binary.
 
+mod climbers;
 mod landscape;
 mod reinforce;
 mod search;

@@ -152,6 +152,7 @@ fn small_settings() -> Vec<(&'static str, Setting)> {
         ("deeper first", Setting::new(options, &["deepen x1", "widen x1"])),
         ("within tight limits", Setting::new(tight, &["widen x2", "deepen x2"])),
         ("dense layers", growing),
+        ("always wider", Setting::new(options, &["deepen x2", "widen_all x1"])),
     ]
 }
 
@@ -193,6 +194,40 @@ fn episodes_are_drawn_as_often_as_they_are_probable() {
         let room = 5.0 * expected.sqrt() + 1.0;
         assert!((found - expected).abs() < room, "{steps:?}: {found}, expected {expected}");
     }
+}
+
+#[test]
+fn what_a_transform_always_does_is_done_and_has_no_part_in_the_probability() {
+    let options = "preset = 'small'";
+    let asked = Setting::new(options, &["deepen x2"]);
+    let setting = Setting::new(options, &["deepen x2", "widen_all x1"]);
+    let scope = setting.scope();
+    let mut controller = eager();
+    for steps in teach(&mut controller, &scope, 4, 5, &mut by_name) {
+        let [deeper @ .., wider] = steps.as_slice() else { panic!("an episode has steps") };
+        let network = grow_network(scope.parent, deeper, scope.transforms).unwrap();
+        let sites: BTreeSet<_> =
+            scope.edits("widen_all", &network).unwrap().iter().map(|(edit, _)| edit.site).collect();
+        assert_eq!(wider.iter().map(|edit| edit.site).collect::<BTreeSet<_>>(), sites);
+        let both = controller.log_probability(&scope, &steps).unwrap();
+        let alone = controller.log_probability(&asked.scope(), deeper).unwrap();
+        assert_eq!(both, alone, "{steps:?}");
+    }
+}
+
+#[test]
+fn an_unmasked_policy_spends_probability_on_what_is_not_legal() {
+    let setting = Setting::new("start = ['pool', 'conv 16', 'pool']", &["deepen x1"]);
+    let scope = setting.scope();
+    let sum = |mask| {
+        let mut controller = small(ReinforceOptions { mask, ..ReinforceOptions::default() });
+        teach(&mut controller, &scope, 2, 4, &mut by_name);
+        let mut probability =
+            |steps: &Vec<Step>| controller.log_probability(&scope, steps).unwrap().exp();
+        all_episodes(&scope).iter().map(&mut probability).sum::<f64>()
+    };
+    assert!((sum(true) - 1.0).abs() < 1e-9, "{}", sum(true));
+    assert!(sum(false) < 0.2, "{}", sum(false));
 }
 
 #[test]

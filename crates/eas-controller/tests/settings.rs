@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use eas_controller::{Action, Scope};
-use eas_ir::{Network, Shape};
+use eas_ir::{Network, NodeId, Rng, Shape};
 use eas_transform::{
-    Deepen, Problem, Replicate, SearchSpace, Transforms, Widen, WidenGrowth, spaces,
+    Candidate, Decision, Deepen, Patch, Problem, Replicate, SearchSpace, Target, Transform,
+    Transforms, Widen, WidenGrowth, spaces,
 };
 use toml::de::{DeTable, DeValue};
 
@@ -42,12 +43,37 @@ impl Setting {
     }
 }
 
+/// Widening that isn't asked about: at the end of an episode every layer becomes wider.
+#[derive(Debug)]
+struct WidenAll(Widen);
+
+impl Transform for WidenAll {
+    fn decision(&self, _: &dyn SearchSpace) -> Decision {
+        Decision::Always
+    }
+
+    fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
+        self.0.edits(network, space)
+    }
+
+    fn patch(
+        &self,
+        network: &Network,
+        site: NodeId,
+        target: Target,
+        rng: &mut Rng,
+    ) -> anyhow::Result<Patch> {
+        self.0.patch(network, site, target, rng)
+    }
+}
+
 pub(crate) fn transforms() -> Transforms {
     Transforms::new([
         ("widen".to_owned(), Box::new(Widen::default()) as _),
         ("deepen".to_owned(), Box::new(Deepen::default()) as _),
         ("widen_growth".to_owned(), Box::new(WidenGrowth::default()) as _),
         ("replicate".to_owned(), Box::new(Replicate::default()) as _),
+        ("widen_all".to_owned(), Box::new(WidenAll(Widen::default())) as _),
     ])
 }
 

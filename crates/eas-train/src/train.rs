@@ -193,7 +193,7 @@ pub fn train_from(
         safe.clone_from(&parameters);
         let measured = measure(epoch) && !data.validation.is_empty();
         let validation_accuracy = measured
-            .then(|| classify(program.as_mut(), &parameters, data, &data.validation))
+            .then(|| classify(program.as_mut(), &parameters, data, &data.validation, &mut |_| ()))
             .transpose()?
             .map(|accuracy| accuracy.share());
         let record = EpochRecord {
@@ -232,6 +232,7 @@ impl Accuracy {
 }
 
 /// How many images of a split a model classifies right: every image, each once, without augmentation.
+/// `done` is told how many images were classified since it was told last.
 ///
 /// # Errors
 /// Images that don't fit the model, or an engine's failure.
@@ -240,10 +241,11 @@ pub fn accuracy(
     model: &Model,
     data: &TrainingData,
     split: &Split,
+    done: &mut dyn FnMut(usize),
 ) -> anyhow::Result<Accuracy> {
     let parameters = FlatParameters::new(model, None)?;
     let mut program = engine.compile(model.network())?;
-    classify(program.as_mut(), &parameters, data, split)
+    classify(program.as_mut(), &parameters, data, split, done)
 }
 
 /// Images that are normalised at once.
@@ -254,6 +256,7 @@ fn classify(
     parameters: &FlatParameters,
     data: &TrainingData,
     split: &Split,
+    done: &mut dyn FnMut(usize),
 ) -> anyhow::Result<Accuracy> {
     let mut accuracy = Accuracy { correct: 0, images: split.len() };
     for part in split.indices().chunks(CHUNK) {
@@ -266,6 +269,7 @@ fn classify(
                 });
             accuracy.correct += usize::from(best.0 == split.label(*index));
         }
+        done(part.len());
     }
     Ok(accuracy)
 }

@@ -37,7 +37,7 @@ fn every_image_counts_once_whatever_the_size_of_the_split() {
         augment: Augment::default(),
     };
     for images in [0, 1, 2, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025] {
-        let found = accuracy(&Oracle, &model, &data, &all.first(images)).unwrap();
+        let found = accuracy(&Oracle, &model, &data, &all.first(images), &mut |_| ()).unwrap();
         let correct = images - images / 3;
         assert_eq!(found, Accuracy { correct, images });
     }

@@ -14,7 +14,7 @@ use crate::random;
 fn a_small_network_learns_the_synthetic_images_in_a_few_epochs() {
     let data = random::stripes(600, 200);
     let model = Model::initialise(random::learner(0.1), &Rng::new(1)).unwrap();
-    let before = accuracy(&Oracle, &model, &data, &data.validation).unwrap().share();
+    let before = accuracy(&Oracle, &model, &data, &data.validation, &mut |_| ()).unwrap().share();
     assert!(before < 0.6, "chance is 0.25, found {before} before training");
     let recipe = Recipe { batch: 32, ..Recipe::quick() };
     let training = train(
@@ -34,7 +34,7 @@ fn a_small_network_learns_the_synthetic_images_in_a_few_epochs() {
     let measured = last.validation_accuracy.unwrap();
     assert!(measured > 0.85, "{:?}", training.epochs);
     assert!(last.training_loss < 0.5 * training.epochs[0].training_loss, "{:?}", training.epochs);
-    let again = accuracy(&Oracle, &training.model, &data, &data.validation).unwrap();
+    let again = accuracy(&Oracle, &training.model, &data, &data.validation, &mut |_| ()).unwrap();
     assert_eq!(again.share(), measured);
 }
 

@@ -39,8 +39,8 @@ struct Measured {
     images_per_second: f64,
     /// The same by the fastest step, which other work on the machine disturbs least.
     fastest_images_per_second: f64,
-    /// Additions and multiplications of convolutions and linear layers, a step being thrice the
-    /// forward pass.
+    /// Additions and multiplications of convolutions and linear layers as they are defined, a step
+    /// being thrice the forward pass; the engine may do with fewer.
     gflops_per_second: f64,
     /// Images a second in evaluation.
     evaluation_images_per_second: f64,

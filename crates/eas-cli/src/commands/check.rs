@@ -65,7 +65,7 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
     let mut text = format!(
         "{}: the spec is fine.\n\n\
          data         {}: {} training, {} validation images, {} classes\n\
-         space        {}; about 10^{:.0} different episodes on the start network\n\
+         space        {}; about 10^{:.0} different episodes on the start network, in stage 0\n\
          controller   {}\n\
          start        depth {}, {} parameters, {} MACs, {} to train batches of {}\n\
          search       {} children of {} epochs each in {} stages\n\

@@ -49,7 +49,11 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     let options = source.implementation.options();
     let (train, validation) = (test.first(0), test.first(0));
     let data = TrainingData { train, validation, classes, normalisation, augment: options.augment };
-    let found = accuracy(&ENGINE, &model, &data, &test)?;
+    let bar = print::Bar::new(test.len() as u64);
+    bar.message("images");
+    let found = accuracy(&ENGINE, &model, &data, &test, &mut |images| bar.advance(images as u64));
+    bar.finish();
+    let found = found?;
     if args.json {
         print::json(&Tested {
             correct: found.correct,

@@ -177,6 +177,6 @@ fn measure(
         ensure!(handed_over == saved, "best/ is not the model of trial {}", winner.trial);
     }
     let Some(recorded) = winner.accuracy() else { return Ok(None) };
-    let found = accuracy(&ENGINE, &saved.model, data, &data.validation)?.share();
+    let found = accuracy(&ENGINE, &saved.model, data, &data.validation, &mut |_| ())?.share();
     Ok(Some(Measured { trial: winner.trial, recorded, found }))
 }

@@ -79,7 +79,7 @@ mod tests {
         let lessons: Vec<Lesson> = episodes
             .iter()
             .zip([1.5, -0.75])
-            .map(|(steps, advantage)| (recall(&scope, steps).unwrap(), advantage))
+            .map(|(steps, advantage)| (recall(&scope, steps, true).unwrap(), advantage))
             .collect();
         let words = space.vocabulary().len();
         let of =

@@ -29,7 +29,7 @@ pub use reward::BaselineKind;
 use crate::controller::{Controller, Proposal};
 use crate::registry::ControllerPlugin;
 use crate::scope::Scope;
-use crate::trial::{Ending, Trial};
+use crate::trial::Trial;
 use adam::Adam;
 use encoder::Sizes;
 use loss::{Lesson, loss};
@@ -75,10 +75,7 @@ impl Controller for Reinforce {
 
     fn observe(&mut self, scope: &Scope<'_>, batch: &[Trial]) -> anyhow::Result<()> {
         // A trial that was refused or failed says nothing of its network; divergence does.
-        let taught = |trial: &&Trial| {
-            matches!(trial.ending, Ending::Trained { .. } | Ending::Diverged { .. })
-        };
-        let trials: Vec<&Trial> = batch.iter().filter(taught).collect();
+        let trials: Vec<&Trial> = batch.iter().filter(|trial| trial.measured().is_some()).collect();
         let Some(first) = trials.first() else { return Ok(()) };
         let options = &self.options;
         let worth = |trial: &&Trial| reward(trial.accuracy(), options.accuracy_clip);
@@ -88,7 +85,7 @@ impl Controller for Reinforce {
         let baseline = self.baselines.next(options.baseline, decay, first.parent, mean);
         let mut lessons: Vec<Lesson> = Vec::new();
         for (trial, reward) in trials.iter().zip(rewards) {
-            let decided = policy::recall(scope, &trial.steps)
+            let decided = policy::recall(scope, &trial.steps, options.mask)
                 .with_context(|| format!("can't learn from trial {}", trial.id))?;
             lessons.push((decided, reward - baseline));
         }
@@ -127,7 +124,7 @@ impl Reinforce {
     /// Steps that are no episode of this scope, or a controller that never proposed.
     pub fn log_probability(&mut self, scope: &Scope<'_>, steps: &[Step]) -> anyhow::Result<f64> {
         let sizes = self.sizes();
-        let decided = policy::recall(scope, steps)?;
+        let decided = policy::recall(scope, steps, self.options.mask)?;
         let parameters = self.parameters.as_mut().context(UNBORN)?;
         let vocabulary = scope.space.vocabulary().len();
         let judged = policy::judge(parameters, sizes, vocabulary, &decided)?;

@@ -160,11 +160,16 @@ fn check_level(
     Ok(())
 }
 
-/// The decisions of an episode that made these steps, by making them again.
+/// The decisions of an episode that made these steps, by making them again. Without `mask`, picks are
+/// taken to be among all choices, legal or not.
 ///
 /// # Errors
 /// Steps that are none of the scope's episodes.
-pub(super) fn recall(scope: &Scope<'_>, steps: &[Step]) -> anyhow::Result<Vec<Decided>> {
+pub(super) fn recall(
+    scope: &Scope<'_>,
+    steps: &[Step],
+    mask: bool,
+) -> anyhow::Result<Vec<Decided>> {
     let decisions = decisions(scope)?;
     ensure!(
         steps.len() == decisions.len(),
@@ -196,7 +201,9 @@ pub(super) fn recall(scope: &Scope<'_>, steps: &[Step]) -> anyhow::Result<Vec<De
                 let path = taken.map_or(Vec::new(), |(_, path)| path.clone());
                 let made = pick_among(scope, &mut network, legal, &mut |level, legal| {
                     let chosen = path.get(level).copied().unwrap_or(usize::MAX);
-                    picks.push(Pick { legal: legal.to_vec(), chosen });
+                    let all = || (0..levels.get(level).copied().unwrap_or(0)).collect();
+                    let among = if mask { legal.to_vec() } else { all() };
+                    picks.push(Pick { legal: among, chosen });
                     chosen
                 })?;
                 choices = Some(Choices::Path { picks, levels });

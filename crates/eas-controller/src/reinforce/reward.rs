@@ -65,6 +65,7 @@ mod tests {
             let found = reward(accuracy, 0.99);
             assert!((found - expected).abs() < 1e-6, "accuracy {accuracy}: {found}");
         }
+        assert!(reward(1.0, 1.0) > 1e16, "the released code's reward isn't clipped");
         let gains = [0.6, 0.9].map(|from| reward(from + 0.01, 0.99) - reward(from, 0.99));
         assert!(gains[1] > 5.0 * gains[0], "{gains:?}");
     }

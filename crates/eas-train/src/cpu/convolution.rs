@@ -1,5 +1,7 @@
 //! Convolutions and linear layers, forward and backward.
 
+use std::fmt::Debug;
+
 use rayon::prelude::*;
 
 use super::batch_norm::{block_moments, partial_size};
@@ -8,20 +10,77 @@ use super::kernels::Isa;
 use super::memory::{Memory, Needs, Scratch, Setting};
 use super::plan::Input;
 use super::values::{Reader, Source, View};
-use super::weights::{Parameter, pack_backward, pack_forward, unpack_gradient};
+use super::weights::Parameter;
+use super::winograd::by_tiles;
 
 /// Parts that the gradient of a weight is summed in, at most: as many threads can work on it.
 const PARTS: usize = 8;
 
-/// Output pixels that a part has at least.
-const PART_PIXELS: usize = 1024;
+/// How a convolution, or the gradient of its input, is computed for a block of images.
+pub(super) trait Method: Debug + Send + Sync {
+    /// Images of a full block.
+    fn block(&self) -> usize;
+
+    /// Numbers of the scratch buffer of a thread.
+    fn scratch(&self) -> usize;
+
+    /// The packed weights.
+    fn pieces(&self) -> Pieces;
+
+    /// Output pixels that a part of the weight's gradient has at least.
+    fn part_pixels(&self) -> usize;
+
+    /// Packs a weight `[filter][channel of group][row][column]`.
+    fn pack(&self, isa: Isa, weight: &[f32], packed: &mut [f32]);
+
+    /// Convolves images: writes all channels `[pixel][stride]` of the output, or adds to them.
+    fn run(
+        &self,
+        isa: Isa,
+        scratch: &Scratch,
+        images: &Reader<'_>,
+        packed: &[f32],
+        out: (&mut [f32], usize),
+        accumulate: bool,
+    );
+
+    /// Adds the gradient of some pieces of the packed weight, from images and the slopes of their
+    /// outputs `[pixel][stride]`; `sums` starts with piece `first`.
+    fn run_transposed(
+        &self,
+        isa: Isa,
+        scratch: &Scratch,
+        images: &Reader<'_>,
+        slopes: (&[f32], usize),
+        first: usize,
+        sums: &mut [f32],
+    );
+
+    /// Adds parts of the weight's gradient up, in their order, into the form of the weight.
+    fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]);
+}
+
+/// Pieces of a packed weight whose gradients can be computed each alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pieces {
+    pub(super) count: usize,
+    /// Numbers of one.
+    pub(super) size: usize,
+}
+
+impl Pieces {
+    /// Numbers of all.
+    pub(super) fn total(self) -> usize {
+        self.count * self.size
+    }
+}
 
 /// A convolution; a linear layer is one of kernel 1 on one pixel.
 #[derive(Debug)]
 pub(super) struct Convolution {
     geometry: Geometry,
-    forward: Correlation,
-    backward: Correlation,
+    forward: Box<dyn Method>,
+    backward: Box<dyn Method>,
     weight: Parameter,
     bias: Option<Parameter>,
 }
@@ -38,22 +97,24 @@ impl Convolution {
         bias: Option<Parameter>,
         isa: Isa,
     ) -> Self {
-        let forward = Correlation::forward(&geometry, isa);
-        let backward = Correlation::backward(&geometry, isa);
+        let [forward, backward] = by_tiles(&geometry, isa).unwrap_or_else(|| {
+            let forward = Correlation::forward(&geometry, isa);
+            [Box::new(forward), Box::new(Correlation::backward(&geometry, isa))]
+        });
         Convolution { geometry, forward, backward, weight, bias }
     }
 
     /// Images of a block.
     pub(super) fn block(&self) -> usize {
-        self.forward.block
+        self.forward.block()
     }
 
     pub(super) fn needs(&self, batch: usize) -> Needs {
         let blocks = image_blocks(batch, self.block());
         let moments = blocks * partial_size(self.geometry.filters);
         Needs {
-            packed: self.forward.weights().size().max(self.backward.weights().size()),
-            partials: moments.max(self.parts(batch) * self.forward.weights().size()),
+            packed: self.forward.pieces().total().max(self.backward.pieces().total()),
+            partials: moments.max(self.parts(batch) * self.forward.pieces().total()),
             scratch: self.forward.scratch().max(self.backward.scratch()),
         }
     }
@@ -69,36 +130,27 @@ impl Convolution {
         moments: bool,
     ) {
         let Convolution { geometry, forward, .. } = self;
-        let shape = forward.weights();
-        pack_forward(
-            isa,
-            geometry,
-            shape,
-            self.weight.of(parameters),
-            &mut memory.packed[..shape.size()],
-        );
+        let weights = forward.pieces().total();
+        forward.pack(isa, self.weight.of(parameters), &mut memory.packed[..weights]);
         let bias = self.bias.map(|bias| bias.of(parameters));
         let mut out = std::mem::take(&mut memory.values[output.buffer]);
         let mut partials = std::mem::take(&mut memory.partials);
         let Memory { values, norms, packed, scratch, .. } = &*memory;
         let size = partial_size(geometry.filters);
         out[..batch * output.image()]
-            .par_chunks_mut(forward.block * output.image())
+            .par_chunks_mut(forward.block() * output.image())
             .zip(partials.par_chunks_mut(size))
             .enumerate()
             .for_each(|(index, (out, partial))| {
-                let first = index * forward.block;
+                let first = index * forward.block();
                 let images = out.len() / output.image();
                 let reader = source.reader(values, norms, first..first + images);
                 if let Some(bias) = bias {
                     output.pixels_mut(out).for_each(|pixel| pixel.copy_from_slice(bias));
                 }
-                with_images(isa, forward, scratch, &reader, |filled| {
-                    let out = &mut out[output.offset..];
-                    let packed = &packed[..shape.size()];
-                    let out = (out, output.stride);
-                    forward.run(isa, filled, images, packed, out, bias.is_some());
-                });
+                let packed = &packed[..weights];
+                let to = (&mut out[output.offset..], output.stride);
+                forward.run(isa, scratch, &reader, packed, to, bias.is_some());
                 if moments {
                     isa.run(
                         #[inline(always)]
@@ -126,31 +178,22 @@ impl Convolution {
             bias_gradient(batch, memory, slope, bias.of_mut(gradient));
         }
         if let Some(sink) = input.sink {
-            let Convolution { geometry, backward, .. } = self;
-            let shape = backward.weights();
-            pack_backward(
-                isa,
-                geometry,
-                shape,
-                self.weight.of(parameters),
-                &mut memory.packed[..shape.size()],
-            );
+            let backward = &self.backward;
+            let weights = backward.pieces().total();
+            backward.pack(isa, self.weight.of(parameters), &mut memory.packed[..weights]);
             let mut out = std::mem::take(&mut memory.slots[sink.view.buffer]);
             let Memory { slots, norms, packed, scratch, .. } = &*memory;
             let source = Source::plain(*slope);
             out[..batch * sink.view.image()]
-                .par_chunks_mut(backward.block * sink.view.image())
+                .par_chunks_mut(backward.block() * sink.view.image())
                 .enumerate()
                 .for_each(|(index, out)| {
-                    let first = index * backward.block;
+                    let first = index * backward.block();
                     let images = out.len() / sink.view.image();
                     let reader = source.reader(slots, norms, first..first + images);
-                    with_images(isa, backward, scratch, &reader, |filled| {
-                        let out = &mut out[sink.view.offset..];
-                        let packed = &packed[..shape.size()];
-                        let out = (out, sink.view.stride);
-                        backward.run(isa, filled, images, packed, out, sink.accumulate);
-                    });
+                    let to = (&mut out[sink.view.offset..], sink.view.stride);
+                    let packed = &packed[..weights];
+                    backward.run(isa, scratch, &reader, packed, to, sink.accumulate);
                 });
             memory.slots[sink.view.buffer] = out;
         }
@@ -160,7 +203,7 @@ impl Convolution {
     fn parts(&self, batch: usize) -> usize {
         let blocks = image_blocks(batch, self.block());
         let pixels = batch * self.geometry.out_height() * self.geometry.out_width();
-        (pixels / PART_PIXELS).clamp(1, PARTS).min(blocks)
+        (pixels / self.forward.part_pixels()).clamp(1, PARTS).min(blocks)
     }
 
     fn weight_gradient(
@@ -171,64 +214,32 @@ impl Convolution {
         slope: &View,
         gradient: &mut [f32],
     ) {
-        let Convolution { geometry, forward, .. } = self;
-        let shape = forward.weights();
+        let forward = &self.forward;
+        let pieces = forward.pieces();
         let parts = self.parts(batch);
-        let blocks = image_blocks(batch, forward.block);
-        // Where there are few parts, the blocks of the weight are shared out too.
-        let together = shape.count().div_ceil(PARTS / parts);
+        let blocks = image_blocks(batch, forward.block());
+        // Where there are few parts, the pieces of the weight are shared out too.
+        let together = pieces.count.div_ceil(PARTS / parts);
         let mut partials = std::mem::take(&mut memory.partials);
         let Memory { values, slots, norms, scratch, .. } = &*memory;
-        let sums = &mut partials[..parts * shape.size()];
-        sums.par_chunks_mut(shape.size()).enumerate().for_each(|(part, sums)| {
+        let sums = &mut partials[..parts * pieces.total()];
+        sums.par_chunks_mut(pieces.total()).enumerate().for_each(|(part, sums)| {
             let (from, to) = (part * blocks / parts, (part + 1) * blocks / parts);
-            sums.par_chunks_mut(together * shape.block_size()).enumerate().for_each(
-                |(index, sums)| {
-                    sums.fill(0.0);
-                    for block in from..to {
-                        let first = block * forward.block;
-                        let images = forward.block.min(batch - first);
-                        let reader = source.reader(values, norms, first..first + images);
-                        let size = slope.image();
-                        let slopes = &slots[slope.buffer][first * size..(first + images) * size];
-                        with_images(isa, forward, scratch, &reader, |filled| {
-                            forward.run_transposed(
-                                isa,
-                                filled,
-                                images,
-                                (slope.of(slopes), slope.stride),
-                                index * together,
-                                sums,
-                            );
-                        });
-                    }
-                },
-            );
+            sums.par_chunks_mut(together * pieces.size).enumerate().for_each(|(index, sums)| {
+                sums.fill(0.0);
+                for block in from..to {
+                    let first = block * forward.block();
+                    let images = forward.block().min(batch - first);
+                    let reader = source.reader(values, norms, first..first + images);
+                    let size = slope.image();
+                    let slopes = &slots[slope.buffer][first * size..(first + images) * size];
+                    let slopes = (slope.of(slopes), slope.stride);
+                    forward.run_transposed(isa, scratch, &reader, slopes, index * together, sums);
+                }
+            });
         });
-        unpack_gradient(isa, geometry, shape, sums, self.weight.of_mut(gradient));
+        forward.unpack(isa, sums, self.weight.of_mut(gradient));
         memory.partials = partials;
-    }
-}
-
-/// Calls `work` with images as the products read them: as they stand where they can, else copied
-/// into this thread's scratch buffer.
-fn with_images(
-    isa: Isa,
-    correlation: &Correlation,
-    scratch: &Scratch,
-    reader: &Reader<'_>,
-    work: impl FnOnce(&[f32]),
-) {
-    if correlation.reads_in_place(reader) {
-        work(reader.values);
-    } else {
-        scratch.with(|scratch| {
-            isa.run(
-                #[inline(always)]
-                || correlation.fill(scratch, reader),
-            );
-            work(scratch);
-        });
     }
 }
 

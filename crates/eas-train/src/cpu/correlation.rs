@@ -5,8 +5,12 @@
 //! place. The input gradient is a convolution of the output's gradient in the same way, with zeros
 //! between its pixels where the stride leaves gaps, and flipped kernels.
 
+use super::convolution::{Method, Pieces};
 use super::kernels::{Columns, Isa, Rows, Run, WIDEST};
+use super::memory::Scratch;
 use super::values::Reader;
+use super::weights::{pack_backward, pack_forward, unpack_gradient};
+use super::windows::Windows;
 
 /// Output pixels of a block of images, about: enough that weights are read from cache many times.
 const PIXELS: usize = 256;
@@ -17,6 +21,9 @@ const DEPTH: usize = 256;
 
 /// Pixels whose slopes stay in cache while a weight's gradient is summed.
 const TRANSPOSED_PIXELS: usize = 512;
+
+/// Output pixels that a part of a weight's gradient has at least.
+const PART_PIXELS: usize = 1024;
 
 /// What a convolution, or a linear layer as a 1×1 convolution of one pixel, looks like.
 #[derive(Clone, Copy, Debug)]
@@ -58,31 +65,22 @@ impl Geometry {
 
 /// Consecutive numbers of windows that are multiplied together.
 #[derive(Debug)]
-struct Stage {
-    runs: Vec<Run>,
+pub(super) struct Stage {
+    pub(super) runs: Vec<Run>,
     /// Numbers of a window before it.
-    start: usize,
-    length: usize,
+    pub(super) start: usize,
+    pub(super) length: usize,
 }
 
 /// A convolution of blocks of images.
 #[derive(Debug)]
 pub(super) struct Correlation {
-    /// Images of a full block.
-    pub(super) block: usize,
-    /// Channels of the scratch images, and of a group of them.
-    channels: usize,
+    geometry: Geometry,
+    /// Whether it is the gradient of the input.
+    is_backward: bool,
+    windows: Windows,
+    /// Channels of a group of the scratch images.
     read: usize,
-    /// Rows and columns of zeros before the first pixel.
-    border: usize,
-    /// Step between pixels in the scratch image.
-    spread: usize,
-    /// Scratch image, with its border.
-    height: usize,
-    width: usize,
-    /// Where the window of each output pixel of a block starts.
-    places: Vec<u32>,
-    pixels: usize,
     /// The runs of a window, of the first group.
     runs: Vec<Run>,
     stages: Vec<Stage>,
@@ -92,15 +90,15 @@ pub(super) struct Correlation {
 impl Correlation {
     /// The convolution itself.
     pub(super) fn forward(geometry: &Geometry, isa: Isa) -> Self {
-        Correlation::new(
-            geometry,
+        let windows = Windows::new(
+            geometry.block(),
+            geometry.channels,
             [geometry.out_height(), geometry.out_width()],
-            (geometry.channels, geometry.made()),
             geometry.stride,
             (geometry.padding, 1),
             [geometry.height + 2 * geometry.padding, geometry.width + 2 * geometry.padding],
-            isa,
-        )
+        );
+        Correlation::new(geometry, false, windows, geometry.made(), isa)
     }
 
     /// The gradient of its input, from that of its output.
@@ -108,36 +106,26 @@ impl Correlation {
         // Every input pixel has a window, so the scratch image is larger by kernel − 1; what the
         // stride left over of the input stays zero.
         let border = geometry.kernel - 1 - geometry.padding;
-        Correlation::new(
-            geometry,
+        let windows = Windows::new(
+            geometry.block(),
+            geometry.filters,
             [geometry.height, geometry.width],
-            (geometry.filters, geometry.read()),
             1,
             (border, geometry.stride),
             [geometry.height + geometry.kernel - 1, geometry.width + geometry.kernel - 1],
-            isa,
-        )
+        );
+        Correlation::new(geometry, true, windows, geometry.read(), isa)
     }
 
     fn new(
         geometry: &Geometry,
-        out: [usize; 2],
-        (channels, made): (usize, usize),
-        stride: usize,
-        (border, spread): (usize, usize),
-        [height, width]: [usize; 2],
+        is_backward: bool,
+        windows: Windows,
+        made: usize,
         isa: Isa,
     ) -> Self {
-        let (block, kernel, groups) = (geometry.block(), geometry.kernel, geometry.groups);
-        let read = channels / groups;
-        let image = height * width * channels;
-        let place = |image_index: usize, y: usize, x: usize| {
-            (image_index * image + (y * stride * width + x * stride) * channels) as u32
-        };
-        let places = (0..block)
-            .flat_map(|index| (0..out[0]).map(move |y| (index, y)))
-            .flat_map(|(index, y)| (0..out[1]).map(move |x| place(index, y, x)))
-            .collect();
+        let (kernel, groups, channels) = (geometry.kernel, geometry.groups, windows.channels);
+        let (read, width) = (channels / groups, windows.width);
         // A row of the kernel is one run where a group has all channels.
         let runs: Vec<Run> = if groups == 1 {
             let length = kernel * channels;
@@ -148,83 +136,71 @@ impl Correlation {
                 .map(|start| Run { start, length: read })
                 .collect()
         };
-        let depth = kernel * kernel * read;
         let stages = stages(&runs);
-        let weights = PackedShape::new(groups, depth, made, isa);
-        let pixels = out[0] * out[1];
-        Correlation {
-            block,
-            channels,
-            read,
-            border,
-            spread,
-            height,
-            width,
-            places,
-            pixels,
-            runs,
-            stages,
-            weights,
-        }
+        let weights = PackedShape::new(groups, kernel * kernel * read, made, isa);
+        Correlation { geometry: *geometry, is_backward, windows, read, runs, stages, weights }
+    }
+}
+
+impl Method for Correlation {
+    fn block(&self) -> usize {
+        self.windows.block
     }
 
-    /// Numbers of the scratch buffer for a block.
-    pub(super) fn scratch(&self) -> usize {
-        self.block * self.height * self.width * self.channels
+    fn scratch(&self) -> usize {
+        self.windows.scratch()
     }
 
-    /// Shape of the packed weights.
-    pub(super) fn weights(&self) -> &PackedShape {
-        &self.weights
+    fn pieces(&self) -> Pieces {
+        Pieces { count: self.weights.count(), size: self.weights.block_size() }
     }
 
-    /// Places of the windows of `images` images.
-    fn places(&self, images: usize) -> &[u32] {
-        &self.places[..images * self.pixels]
+    fn part_pixels(&self) -> usize {
+        PART_PIXELS
     }
 
-    /// Whether windows can be read from the images as they stand.
-    pub(super) fn reads_in_place(&self, images: &Reader<'_>) -> bool {
-        let same = [self.height, self.width] == [images.view.height, images.view.width];
-        same && self.border == 0 && images.is_plain() && images.view.is_whole()
+    fn pack(&self, isa: Isa, weight: &[f32], packed: &mut [f32]) {
+        let pack = if self.is_backward { pack_backward } else { pack_forward };
+        pack(isa, &self.geometry, &self.weights, weight, packed);
     }
 
-    /// Copies images into a scratch buffer, with their borders.
-    #[inline(always)]
-    pub(super) fn fill(&self, scratch: &mut [f32], images: &Reader<'_>) {
-        let row_size = self.width * self.channels;
-        let image_size = self.height * row_size;
-        let (from_height, from_width) = (images.view.height, images.view.width);
-        for (index, scratch) in
-            scratch[..images.count() * image_size].chunks_exact_mut(image_size).enumerate()
-        {
-            for (y, row) in scratch.chunks_exact_mut(row_size).enumerate() {
-                let from = y.checked_sub(self.border).filter(|y| y % self.spread == 0);
-                let Some(from) = from.map(|y| y / self.spread).filter(|y| *y < from_height) else {
-                    row.fill(0.0);
-                    continue;
-                };
-                let first = index * from_height * from_width + from * from_width;
-                if self.spread == 1 {
-                    let (left, rest) = row.split_at_mut(self.border * self.channels);
-                    let (middle, right) = rest.split_at_mut(from_width * self.channels);
-                    left.fill(0.0);
-                    images.read(first, middle);
-                    right.fill(0.0);
-                } else {
-                    row.fill(0.0);
-                    for x in 0..from_width {
-                        let to = (self.border + x * self.spread) * self.channels;
-                        images.read(first + x, &mut row[to..to + self.channels]);
-                    }
-                }
-            }
-        }
+    fn run(
+        &self,
+        isa: Isa,
+        scratch: &Scratch,
+        images: &Reader<'_>,
+        packed: &[f32],
+        out: (&mut [f32], usize),
+        accumulate: bool,
+    ) {
+        self.windows.with_images(isa, scratch, images, |filled| {
+            self.multiply(isa, filled, images.count(), packed, out, accumulate);
+        });
     }
 
+    fn run_transposed(
+        &self,
+        isa: Isa,
+        scratch: &Scratch,
+        images: &Reader<'_>,
+        slopes: (&[f32], usize),
+        first: usize,
+        sums: &mut [f32],
+    ) {
+        self.windows.with_images(isa, scratch, images, |filled| {
+            self.multiply_transposed(isa, filled, images.count(), slopes, first, sums);
+        });
+    }
+
+    fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
+        unpack_gradient(isa, &self.geometry, &self.weights, parts, gradient);
+    }
+}
+
+impl Correlation {
     /// Convolves the images in a scratch buffer: writes all channels `[pixel][stride]` of the
     /// output, or adds to them.
-    pub(super) fn run(
+    fn multiply(
         &self,
         isa: Isa,
         scratch: &[f32],
@@ -240,7 +216,7 @@ impl Correlation {
                 let row = vectors * shape.lanes;
                 isa.rows(Rows {
                     a: &scratch[group * self.read..],
-                    places: self.places(images),
+                    places: self.windows.places(images),
                     runs: &stage.runs,
                     b: &packed[stage.start * row..][..stage.length * row],
                     lanes: shape.lanes,
@@ -256,7 +232,7 @@ impl Correlation {
 
     /// Adds the gradient of some blocks of weights, from the images in a scratch buffer and the
     /// slopes of their outputs `[pixel][stride]`; `packed` starts with block `first`.
-    pub(super) fn run_transposed(
+    fn multiply_transposed(
         &self,
         isa: Isa,
         scratch: &[f32],
@@ -266,7 +242,7 @@ impl Correlation {
         packed: &mut [f32],
     ) {
         let shape = &self.weights;
-        let places = self.places(images);
+        let places = self.windows.places(images);
         for (index, packed) in packed.chunks_exact_mut(shape.block_size()).enumerate() {
             let Block { group, column, width, vectors } = shape.block(first + index);
             let row = vectors * shape.lanes;
@@ -296,7 +272,7 @@ impl Correlation {
 }
 
 /// Cuts the runs of a window into stages of about [`DEPTH`] numbers.
-fn stages(runs: &[Run]) -> Vec<Stage> {
+pub(super) fn stages(runs: &[Run]) -> Vec<Stage> {
     let mut stages: Vec<Stage> = Vec::new();
     let mut start = 0;
     for run in runs {
@@ -345,7 +321,7 @@ pub(super) struct PackedShape {
 }
 
 impl PackedShape {
-    fn new(groups: usize, depth: usize, made: usize, isa: Isa) -> Self {
+    pub(super) fn new(groups: usize, depth: usize, made: usize, isa: Isa) -> Self {
         let lanes = isa.lanes(made);
         let blocks = made.div_ceil(lanes).div_ceil(WIDEST);
         PackedShape { groups, depth, made, lanes, blocks }

@@ -86,6 +86,7 @@ pub(super) enum Work {
         norm: usize,
         relu: bool,
         parameters: NormParameters,
+        known: Option<Known>,
     },
     /// Nothing; backward, the slope through a ReLU.
     Relu,
@@ -107,6 +108,14 @@ pub(super) enum Work {
     },
     /// Stores what is normalised or rectified.
     Store,
+}
+
+/// An earlier batch norm of the first channels of a value, whose statistics are the same: the layers
+/// of a dense block each read all channels before them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) norm: usize,
+    pub(super) channels: usize,
 }
 
 /// Where a batch norm's parameters stand.
@@ -297,7 +306,21 @@ impl Planner<'_> {
             mean: parameter(Role::Mean),
             variance: parameter(Role::Variance),
         };
-        self.deferred(node, Work::Norm { norm, relu, parameters }, input, source, true)
+        let known = self.known_statistics(&input.source.view);
+        self.deferred(node, Work::Norm { norm, relu, parameters, known }, input, source, true)
+    }
+
+    /// The earlier batch norm that has the statistics of the most channels of a view, but not all.
+    fn known_statistics(&self, view: &View) -> Option<Known> {
+        let norms = self.plan.steps.iter().filter_map(|step| match step.work {
+            Work::Norm { norm, .. } => Some((norm, step.output)),
+            _ => None,
+        });
+        norms
+            .filter(|(_, output)| (output.buffer, output.offset) == (view.buffer, view.offset))
+            .filter(|(_, output)| output.channels < view.channels)
+            .map(|(norm, output)| Known { norm, channels: output.channels })
+            .max_by_key(|known| known.channels)
     }
 
     fn relu(&mut self, node: &Node, input: Value) -> Value {

@@ -8,12 +8,12 @@ use eas_ir::{Images, Mode, Moments, Network, NodeId, Rng};
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
-use super::batch_norm::{block_moments, join_moments, partial_size};
+use super::batch_norm::{Norm, block_moments, join_moments, partial_size};
 use super::elementwise::{apply_mask, copy, draw_mask, flatten, flatten_backward, pass_slope};
 use super::kernels::Isa;
 use super::loss::cross_entropy;
 use super::memory::{Memory, Needs, Setting};
-use super::plan::{NormParameters, Plan, Step, Work};
+use super::plan::{Known, NormParameters, Plan, Step, Work};
 use super::values::{View, rectify};
 use crate::engine::{Batch, Program, StepOptions, StepReport};
 use crate::optimiser::nesterov_step;
@@ -122,7 +122,7 @@ impl CpuProgram {
                     let source = &step.inputs[0].source;
                     convolution.run(setting, parameters, memory, source, output, moments);
                 }
-                Work::Norm { norm, parameters: of, .. } => match pass.mode {
+                Work::Norm { norm, parameters: of, known, .. } => match pass.mode {
                     Mode::Evaluation => {
                         let (mean, variance) = (of.mean.of(parameters), of.variance.of(parameters));
                         memory.norms[*norm].set(
@@ -137,7 +137,8 @@ impl CpuProgram {
                     }
                     Mode::Training => {
                         let block = plan.moments_before(index);
-                        batch_statistics(setting, memory, step, *norm, block, of, parameters);
+                        let from = (block, *known);
+                        batch_statistics(setting, memory, step, *norm, from, of, parameters);
                     }
                 },
                 Work::Relu => {}
@@ -195,7 +196,7 @@ impl CpuProgram {
                     let input = &step.inputs[0];
                     convolution.run_backward(setting, parameters, memory, input, slope, gradient);
                 }
-                Work::Norm { norm, relu, parameters: of } => {
+                Work::Norm { norm, relu, parameters: of, .. } => {
                     norm_backward(setting, memory, step, *norm, *relu, of, gradient);
                 }
                 Work::Relu => relu_backward(setting, memory, step),
@@ -435,11 +436,12 @@ impl Step {
         let scratch = images.max().unwrap_or(0);
         match &self.work {
             Work::Convolution(convolution) => convolution.needs(batch),
-            Work::Norm { .. } => Needs {
-                partials: batch.div_ceil(norm_block(&self.output))
-                    * partial_size(self.output.channels),
-                ..Needs::default()
-            },
+            Work::Norm { known, .. } => {
+                let sums =
+                    |view: View| batch.div_ceil(norm_block(&view)) * partial_size(view.channels);
+                let partials = sums(self.output).max(sums(unknown_channels(&self.output, *known)));
+                Needs { partials, ..Needs::default() }
+            }
             Work::Input
             | Work::Relu
             | Work::MaxPool { .. }
@@ -471,17 +473,19 @@ fn take_images(batch: usize, memory: &mut Memory, images: &[f32], output: &View)
     });
 }
 
-/// The statistics of a batch; `found` is the block size of the step before, if it summed them.
+/// The statistics of a batch; `found` is the block size of the step before, if it summed them, and
+/// `known` an earlier batch norm that has some of them.
 fn batch_statistics(
     Setting { isa, batch }: Setting,
     memory: &mut Memory,
     step: &Step,
     norm: usize,
-    found: Option<usize>,
+    (found, known): (Option<usize>, Option<Known>),
     of: &NormParameters,
     parameters: &[f32],
 ) {
-    let view = &step.output;
+    let known = known.filter(|_| found.is_none());
+    let view = &unknown_channels(&step.output, known);
     let size = partial_size(view.channels);
     let block = found.unwrap_or(norm_block(view));
     let Memory { values, norms, partials, .. } = memory;
@@ -496,12 +500,31 @@ fn batch_statistics(
         });
     }
     let pixels = block_pixels(batch, block, view);
-    norms[norm].count = batch * view.area();
-    norms[norm].set(
-        |set| join_moments(view.channels, partials, pixels, set),
+    let (earlier, norms) = norms.split_at_mut(norm);
+    norms[0].count = batch * view.area();
+    norms[0].set(
+        |set| {
+            if let Some(Known { norm, channels }) = known {
+                let Norm { row, variance, .. } = &earlier[norm];
+                let statistics = row.mean[..channels].iter().zip(variance).enumerate();
+                for (channel, (mean, variance)) in statistics {
+                    set(channel, f64::from(*mean), f64::from(*variance));
+                }
+            }
+            let first = step.output.channels - view.channels;
+            join_moments(view.channels, partials, pixels, |channel, mean, variance| {
+                set(first + channel, mean, variance);
+            });
+        },
         of.gamma.of(parameters),
         of.beta.of(parameters),
     );
+}
+
+/// The channels of a view whose statistics an earlier batch norm doesn't have: the last ones.
+fn unknown_channels(view: &View, known: Option<Known>) -> View {
+    let channels = known.map_or(0, |known| known.channels);
+    View { offset: view.offset + channels, channels: view.channels - channels, ..*view }
 }
 
 /// Pixels of each block of images.

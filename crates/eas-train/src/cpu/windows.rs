@@ -1,0 +1,117 @@
+//! The windows of a convolution in images with a border of zeros.
+
+use super::kernels::Isa;
+use super::memory::Scratch;
+use super::values::Reader;
+
+/// Where windows start in a scratch buffer `[image][height][width][channels]` that holds a block of
+/// images with their borders.
+#[derive(Debug)]
+pub(super) struct Windows {
+    /// Images of a full block.
+    pub(super) block: usize,
+    pub(super) channels: usize,
+    /// Rows and columns of zeros before the first pixel.
+    border: usize,
+    /// Step between pixels in the scratch image.
+    spread: usize,
+    /// Scratch image, with its border.
+    height: usize,
+    pub(super) width: usize,
+    /// Where each window of a block starts.
+    places: Vec<u32>,
+    /// Windows of an image.
+    pub(super) count: usize,
+}
+
+impl Windows {
+    /// Windows in `[rows, columns]`, `stride` apart, of scratch images of `[height, width]`.
+    pub(super) fn new(
+        block: usize,
+        channels: usize,
+        [rows, columns]: [usize; 2],
+        stride: usize,
+        (border, spread): (usize, usize),
+        [height, width]: [usize; 2],
+    ) -> Self {
+        let place = |image: usize, y: usize, x: usize| {
+            (((image * height + y * stride) * width + x * stride) * channels) as u32
+        };
+        let places = (0..block)
+            .flat_map(|image| (0..rows).map(move |y| (image, y)))
+            .flat_map(|(image, y)| (0..columns).map(move |x| place(image, y, x)))
+            .collect();
+        Windows { block, channels, border, spread, height, width, places, count: rows * columns }
+    }
+
+    /// Numbers of the scratch buffer for a block.
+    pub(super) fn scratch(&self) -> usize {
+        self.block * self.height * self.width * self.channels
+    }
+
+    /// Places of the windows of `images` images.
+    pub(super) fn places(&self, images: usize) -> &[u32] {
+        &self.places[..images * self.count]
+    }
+
+    /// Whether windows can be read from the images as they stand.
+    fn reads_in_place(&self, images: &Reader<'_>) -> bool {
+        let same = [self.height, self.width] == [images.view.height, images.view.width];
+        same && self.border == 0 && images.is_plain() && images.view.is_whole()
+    }
+
+    /// Calls `work` with images as windows read them: as they stand where they can be, else copied
+    /// into this thread's scratch buffer.
+    pub(super) fn with_images(
+        &self,
+        isa: Isa,
+        scratch: &Scratch,
+        reader: &Reader<'_>,
+        work: impl FnOnce(&[f32]),
+    ) {
+        if self.reads_in_place(reader) {
+            work(reader.values);
+        } else {
+            scratch.with(|scratch| {
+                isa.run(
+                    #[inline(always)]
+                    || self.fill(scratch, reader),
+                );
+                work(scratch);
+            });
+        }
+    }
+
+    /// Copies images into a scratch buffer, with their borders.
+    #[inline(always)]
+    pub(super) fn fill(&self, scratch: &mut [f32], images: &Reader<'_>) {
+        let row_size = self.width * self.channels;
+        let image_size = self.height * row_size;
+        let (from_height, from_width) = (images.view.height, images.view.width);
+        for (index, scratch) in
+            scratch[..images.count() * image_size].chunks_exact_mut(image_size).enumerate()
+        {
+            for (y, row) in scratch.chunks_exact_mut(row_size).enumerate() {
+                let from = y.checked_sub(self.border).filter(|y| y % self.spread == 0);
+                let Some(from) = from.map(|y| y / self.spread).filter(|y| *y < from_height) else {
+                    row.fill(0.0);
+                    continue;
+                };
+                let first = index * from_height * from_width + from * from_width;
+                if self.spread == 1 {
+                    let (left, rest) = row.split_at_mut(self.border * self.channels);
+                    let (middle, right) = rest.split_at_mut(from_width * self.channels);
+                    left.fill(0.0);
+                    images.read(first, middle);
+                    right.fill(0.0);
+                } else {
+                    row.fill(0.0);
+                    for x in 0..from_width {
+                        let to = (self.border + x * self.spread) * self.channels;
+                        images.read(first + x, &mut row[to..to + self.channels]);
+                    }
+                }
+            }
+        }
+    }
+}
