@@ -91,7 +91,12 @@ pub(crate) fn forecast(
     let child_rate = rate(&child, data, plan.child.batch, &rng)?;
     let images = data.train.len() as f64;
     let (start_epochs, grown_epochs) = plan.epochs(plan.children());
-    let seconds = images * (start_epochs as f64 / start_rate + grown_epochs as f64 / child_rate);
+    let whole = images * (start_epochs as f64 / start_rate + grown_epochs as f64 / child_rate);
+    // The deadline cuts the stages short, and is counted from the run's beginning.
+    let stages = images * plan.epochs_of_stages(plan.children()) as f64 / child_rate;
+    let before = images * (plan.start.epochs * (1 + plan.saturation.rounds)) as f64 / start_rate;
+    let left = plan.deadline.map(|limit| (limit.as_secs_f64() - before).max(0.0));
+    let seconds = whole - left.map_or(0.0, |left| (stages - left).max(0.0));
     let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
     let models = (plan.children() + promoted + plan.finals.networks + 4) as u64;
     let copies = if plan.child.momentum == eas_train::Momentum::Carry { 2 } else { 1 };

@@ -256,16 +256,21 @@ impl Plan {
         self.stages.iter().map(|stage| stage.batches * stage.networks).sum()
     }
 
+    /// Epochs of the stages alone, with so many children, at most.
+    pub fn epochs_of_stages(&self, children: usize) -> usize {
+        let promotions = || self.stages.iter().map(|stage| stage.promotion);
+        let again: usize = promotions().map(|p| p.candidates * p.seeds).sum();
+        let longer: usize = promotions().map(|promotion| promotion.epochs).sum();
+        (children + again) * self.child.epochs + longer
+    }
+
     /// Epochs of a run with so many children: those of the start network, and those of larger ones.
     /// At most, if no line of ancestors has several networks of one stage.
     pub fn epochs(&self, children: usize) -> (usize, usize) {
         let finals = &self.finals;
-        let promotions = || self.stages.iter().map(|stage| stage.promotion);
-        let again = |promotion: Promotion| promotion.candidates * promotion.seeds;
-        let longer: usize = promotions().map(|promotion| promotion.epochs).sum();
+        let longer: usize = self.stages.iter().map(|stage| stage.promotion.epochs).sum();
         let mut start = self.start.epochs * (1 + self.saturation.rounds);
-        let mut grown = (children + promotions().map(again).sum::<usize>()) * self.child.epochs;
-        grown += longer + finals.networks * finals.recipe.epochs;
+        let mut grown = self.epochs_of_stages(children) + finals.networks * finals.recipe.epochs;
         let line = self.stages.len() * self.child.epochs + longer + finals.recipe.epochs;
         let whole = start + line;
         grown += finals.ranked * whole;

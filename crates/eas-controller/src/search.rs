@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use eas_ir::{Fingerprint, Network, Rng};
-use eas_transform::grow_network;
+use eas_transform::{Step, grow_network};
 
 use crate::controller::{Controller, Proposal};
 use crate::evaluator::{Assignment, Evaluator};
@@ -118,9 +118,19 @@ impl Trained {
 
 /// One batch under way.
 struct Batch {
-    /// Trials in the order proposed, with an ending once there is one.
-    trials: Vec<(Trial, bool)>,
+    parent: TrialId,
+    /// In the order proposed.
+    members: Vec<Member>,
     assignments: Vec<Assignment>,
+}
+
+/// A trial of a batch, with an ending once there is one.
+struct Member {
+    id: TrialId,
+    steps: Vec<Step>,
+    fingerprint: Fingerprint,
+    same_as: Option<TrialId>,
+    ending: Option<Ending>,
 }
 
 impl Batch {
@@ -133,55 +143,56 @@ impl Batch {
         known: &[Trial],
         trained: &mut Trained,
     ) -> anyhow::Result<Self> {
-        let mut batch = Batch { trials: Vec::new(), assignments: Vec::new() };
-        for (index, proposal) in proposals.into_iter().enumerate() {
+        let mut batch = Batch { parent, members: Vec::new(), assignments: Vec::new() };
+        for (index, Proposal { steps }) in proposals.into_iter().enumerate() {
             let id = TrialId(first.0 + index as u32);
-            let network = grow_network(scope.parent, &proposal.steps, scope.transforms)?;
+            let network = grow_network(scope.parent, &steps, scope.transforms)?;
             let fingerprint = network.fingerprint();
             let same_as = trained.find(fingerprint, &network);
-            let ending = same_as.and_then(|id| known.iter().find(|trial| trial.id == id));
-            let waiting = Ending::Failed { why: "not yet ended".to_owned() };
-            let trial = Trial {
-                id,
-                parent,
-                steps: proposal.steps,
-                fingerprint,
-                ending: ending.map_or(waiting, |trial| trial.ending.clone()),
-                same_as,
-            };
+            let same = same_as.and_then(|id| known.iter().find(|trial| trial.id == id));
+            let ending = same.map(|trial| trial.ending.clone());
             if same_as.is_none() {
                 trained.0.entry(fingerprint).or_default().push((id, network.clone()));
                 batch.assignments.push(Assignment {
                     trial: id,
                     parent,
-                    steps: trial.steps.clone(),
+                    steps: steps.clone(),
                     network,
                     seed: stream.split("trial").split_index(index as u64).seed(),
                 });
             }
-            batch.trials.push((trial, ending.is_some()));
+            batch.members.push(Member { id, steps, fingerprint, same_as, ending });
         }
         Ok(batch)
     }
 
     fn is_waiting(&self) -> bool {
-        self.trials.iter().any(|(_, ended)| !ended)
+        self.members.iter().any(|member| member.ending.is_none())
     }
 
     /// Records an outcome; returns the trials that it ends: its own and those that repeat it.
     fn end(&mut self, outcome: Outcome) -> Vec<Trial> {
-        let id = outcome.trial;
-        let concerned = |trial: &Trial| trial.id == id || trial.same_as == Some(id);
-        let mut ended = Vec::new();
-        for (trial, done) in self.trials.iter_mut().filter(|(trial, _)| concerned(trial)) {
-            trial.ending = outcome.ending.clone();
-            *done = true;
-            ended.push(trial.clone());
-        }
-        ended
+        let (id, parent) = (outcome.trial, self.parent);
+        let members = self.members.iter_mut();
+        let concerned = members.filter(|member| member.id == id || member.same_as == Some(id));
+        concerned
+            .filter_map(|member| {
+                member.ending = Some(outcome.ending.clone());
+                member.trial(parent)
+            })
+            .collect()
     }
 
     fn finished(&self) -> Vec<Trial> {
-        self.trials.iter().filter(|(_, done)| *done).map(|(trial, _)| trial.clone()).collect()
+        self.members.iter().filter_map(|member| member.trial(self.parent)).collect()
+    }
+}
+
+impl Member {
+    /// The trial, once it has ended.
+    fn trial(&self, parent: TrialId) -> Option<Trial> {
+        let ending = self.ending.clone()?;
+        let (steps, same_as) = (self.steps.clone(), self.same_as);
+        Some(Trial { id: self.id, parent, steps, fingerprint: self.fingerprint, ending, same_as })
     }
 }
