@@ -25,8 +25,8 @@ fn dense_edits() -> Transforms {
     ])
 }
 
-/// Networks of each preset: a thousand in all, each with a chain of ten.
-const NETWORKS: u64 = 500;
+/// Networks of each preset, each with a chain of ten.
+const NETWORKS: u64 = 1000;
 
 #[test]
 fn edits_preserve_the_function_in_the_papers_space() {
