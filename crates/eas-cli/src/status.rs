@@ -90,17 +90,9 @@ impl Status {
                 endings: endings.map(|ending| ending.why).collect(),
             });
         }
-        let compared = [
-            Purpose::StartLonger,
-            Purpose::Scratch,
-            Purpose::StartCompute,
-            Purpose::ScratchCompute,
-            Purpose::Ranked,
-            Purpose::Reevaluation,
-        ];
         let measured = results
             .iter()
-            .filter(|result| result.accuracy().is_some() && !compared.contains(&result.purpose));
+            .filter(|result| result.accuracy().is_some() && result.purpose.is_candidate());
         let best = measured.min_by(|a, b| a.compare(b)).cloned();
         Ok(Status {
             run: run.root().display().to_string(),

@@ -325,6 +325,41 @@ fn a_comparison_goes_on_where_it_stopped_and_gives_each_controller_the_same() {
 }
 
 #[test]
+fn what_is_trained_to_compare_is_never_taken_for_the_best() {
+    let place = Place::new();
+    let run = place.path("run");
+    succeeds(&mut place.search("run", &[]));
+    let candidates = ["start", "child", "promoted", "final"];
+    let purpose = |trial: &str| {
+        let result = json(&run.join(format!("trials/{trial}/result.json")));
+        result["purpose"].as_str().unwrap().to_owned()
+    };
+    // As it is before there is a report, and with comparisons that are better than all candidates.
+    fs::remove_file(run.join("report.json")).unwrap();
+    let mut compared = BTreeSet::new();
+    for trial in fs::read_dir(run.join("trials")).unwrap() {
+        let path = trial.unwrap().path().join("result.json");
+        let mut result = json(&path);
+        let purpose = result["purpose"].as_str().unwrap().to_owned();
+        if !candidates.contains(&purpose.as_str()) {
+            compared.insert(purpose);
+            result["ending"]["accuracy"] = 1.0.into();
+            fs::write(path, result.to_string()).unwrap();
+        }
+    }
+    assert!(compared.len() >= 5, "{compared:?}");
+    let said = |command: &str| -> Value {
+        let out = output(eas(command, &run).arg("--json"));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let (line, status) = (said("lineage"), said("status"));
+    for best in [&line.as_array().unwrap().last().unwrap()["trial"], &status["best"]["trial"]] {
+        let purpose = purpose(best.as_str().unwrap());
+        assert!(candidates.contains(&purpose.as_str()), "{best} is a {purpose}");
+    }
+}
+
+#[test]
 fn a_death_at_any_step_that_publishes_changes_nothing() {
     for name in [
         "run.created",

@@ -106,9 +106,6 @@ impl Trial {
 
     /// The validation accuracy, 0 where there is none: divergence is a result, and the worst.
     pub fn accuracy(&self) -> f64 {
-        match self.ending {
-            Ending::Trained { accuracy } => accuracy.unwrap_or(0.0),
-            Ending::Diverged { .. } | Ending::Refused { .. } | Ending::Failed { .. } => 0.0,
-        }
+        self.measured().unwrap_or(0.0)
     }
 }

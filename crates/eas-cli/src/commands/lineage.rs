@@ -10,7 +10,7 @@ use crate::args;
 use crate::exit;
 use crate::print;
 use crate::report::Report;
-use crate::runs::{Purpose, Run, TrialResult};
+use crate::runs::{Run, TrialResult};
 
 pub(super) fn run(args: &args::Lineage) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
@@ -38,8 +38,8 @@ fn best(run: &Run, results: &BTreeMap<TrialId, TrialResult>) -> anyhow::Result<T
     {
         return Ok(row.trial);
     }
-    let once = results.values().filter(|result| result.purpose != Purpose::Reevaluation);
-    let best = once.filter(|result| result.is_trained()).min_by(|a, b| a.compare(b));
+    let candidates = results.values().filter(|result| result.purpose.is_candidate());
+    let best = candidates.filter(|result| result.is_trained()).min_by(|a, b| a.compare(b));
     best.map(|result| result.trial).context("no trial has been trained yet")
 }
 

@@ -38,6 +38,20 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
+    /// Whether the search goes on from such a trial or hands it over, rather than comparing others with
+    /// it.
+    pub(crate) fn is_candidate(self) -> bool {
+        match self {
+            Purpose::Start | Purpose::Child | Purpose::Promoted | Purpose::Final => true,
+            Purpose::Reevaluation
+            | Purpose::StartLonger
+            | Purpose::Scratch
+            | Purpose::StartCompute
+            | Purpose::ScratchCompute
+            | Purpose::Ranked => false,
+        }
+    }
+
     /// What tables and reports call it.
     pub(crate) fn words(self) -> &'static str {
         match self {
