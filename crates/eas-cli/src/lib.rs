@@ -15,12 +15,14 @@
 mod args;
 mod commands;
 mod comparison;
+mod difference;
 mod dispatcher;
 mod engine;
 mod executor;
 mod exit;
 mod failpoint;
 mod forecast;
+mod picture;
 mod plan;
 mod plot;
 mod print;
