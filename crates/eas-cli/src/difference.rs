@@ -6,7 +6,7 @@ use eas_ir::{Label, Network, Node, NodeId, Op};
 use serde::Serialize;
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-use crate::picture::words;
+use crate::picture::{is_drawn, words};
 use crate::print::table;
 
 /// Nodes of one label that came or went together, or one that is another now.
@@ -73,7 +73,7 @@ fn key(node: &Node, by_id: bool) -> Key {
 #[derive(Default)]
 struct Changes {
     list: Vec<Change>,
-    /// The label of those that came or went last, if the next may have come or gone with them.
+    /// Whether the last change is of nodes that came (or went), and their label.
     open: Option<(bool, Option<Label>)>,
 }
 
@@ -109,10 +109,11 @@ impl Changes {
         }
     }
 
-    /// The change that this node belongs to, too.
+    /// The change that this node belongs to, too: that of its label, or, where it has none, of the layer
+    /// that it follows.
     fn together(&mut self, came: bool, node: &Node) -> Option<&mut Change> {
         let last = self.open.replace((came, node.label.clone()));
-        let same = last.is_some() && last == self.open;
+        let same = last == self.open && (node.label.is_some() || !is_drawn(&node.op));
         self.list.last_mut().filter(|_| same)
     }
 }
@@ -147,21 +148,36 @@ pub(crate) fn text(changes: &[Change]) -> String {
     table(&rows)
 }
 
-/// Two texts, the words at their ends that are the same told once.
+/// Two texts, the words at their ends that are the same told once, unless nothing would be left of one.
 fn from_to(before: &str, after: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) =
         (before.split(' ').collect(), after.split(' ').collect());
     let front = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
-    let (old, new) = (&old[front..], &new[front..]);
+    let (front, old, new) = (&old[..front], &old[front..], &new[front..]);
     let back = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
-    // Nothing is left of a text that only grew at its end.
-    let back = if old.len().min(new.len()) == back { 0 } else { back };
-    let join = |words: &[&str]| words.join(" ");
-    let front = before.split(' ').take(front).collect::<Vec<_>>();
-    let middle = format!("{} → {}", join(&old[..old.len() - back]), join(&new[..new.len() - back]));
-    [join(&front), middle.trim().to_owned(), join(&old[old.len() - back..])]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let (old, back) = old.split_at(old.len() - back);
+    let new = &new[..new.len() - back.len()];
+    if old.is_empty() || new.is_empty() {
+        return format!("{before} → {after}");
+    }
+    [front, old, &["→"], new, back].concat().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_words_that_differ_are_told_twice() {
+        for (before, after, expected) in [
+            ("conv 3x3 16", "conv 3x3 32", "conv 3x3 16 → 32"),
+            ("conv 1x1 16", "conv 3x3 16", "conv 1x1 → 3x3 16"),
+            ("conv 1x1 16", "conv 3x3 32", "conv 1x1 16 → 3x3 32"),
+            ("add", "add of 3", "add → add of 3"),
+            ("conv 3x3 16 stride 2", "conv 3x3 16", "conv 3x3 16 stride 2 → conv 3x3 16"),
+            ("relu (n1)", "relu (n2)", "relu (n1) → (n2)"),
+        ] {
+            assert_eq!(from_to(before, after), expected);
+        }
+    }
 }

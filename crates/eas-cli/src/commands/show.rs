@@ -240,6 +240,7 @@ fn show_run(run: &Run, args: &args::Show) -> anyhow::Result<String> {
     };
     if results.iter().any(TrialResult::is_trained) {
         text += &format!("\nThe best network:\n\n{}", drawing()?);
+        text += &format!("what the search changed: eas diff {}\n", run.root().display());
     }
     Ok(text)
 }

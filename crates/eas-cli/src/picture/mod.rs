@@ -96,7 +96,8 @@ impl Picture {
     }
 }
 
-fn is_drawn(op: &Op) -> bool {
+/// Whether an operation is drawn, and not only counted.
+pub(crate) fn is_drawn(op: &Op) -> bool {
     match op {
         Op::Conv { .. }
         | Op::Linear { .. }
@@ -293,5 +294,96 @@ impl<'a> Walk<'a> {
             }
         }
         found.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eas_ir::Rng;
+
+    use super::*;
+
+    /// Convolutions of one width, each behind a node or two before it, and whatever nothing reads
+    /// summed up: branches, and webs.
+    fn random_network(rng: &mut Rng) -> Network {
+        let mut network = Network::new();
+        let shape = Shape::Image { channels: 2, height: 4, width: 4 };
+        let mut nodes = vec![network.push(Op::Input { shape }, &[], None)];
+        for _ in 0..rng.below(12) {
+            let mut pick = || nodes[rng.below(nodes.len())];
+            let (one, other) = (pick(), pick());
+            nodes.push(match rng.below(3) {
+                0 => network.push(Op::Add, &[one, other], None),
+                1 => network.push(Op::Relu, &[one], None),
+                _ => network.push(Op::conv(2, 1 + 2 * rng.below(2)), &[one], None),
+            });
+        }
+        let consumers = network.consumer_map();
+        let unread: Vec<NodeId> =
+            nodes.into_iter().filter(|node| !consumers.contains_key(node)).collect();
+        let last = match unread[..] {
+            [only] => only,
+            _ => network.push(Op::Add, &unread, None),
+        };
+        let pooled = network.push(Op::GlobalPool, &[last], None);
+        network.push(Op::Linear { units: 2, bias: true }, &[pooled], None);
+        network
+    }
+
+    /// How often each operation is drawn.
+    fn count(chain: &Chain, times: usize, counts: &mut BTreeMap<&'static str, usize>) {
+        for Repeat { times: own, parts } in chain {
+            let times = times * own;
+            for part in parts {
+                let ops = match part {
+                    Part::Layer(op) => std::slice::from_ref(op),
+                    Part::Web(ops) => ops,
+                    Part::Join { op, branches } => {
+                        branches.iter().for_each(|branch| count(branch, times, counts));
+                        std::slice::from_ref(op)
+                    }
+                };
+                ops.iter().for_each(|op| *counts.entry(op.name()).or_default() += times);
+            }
+        }
+    }
+
+    #[test]
+    fn every_node_is_drawn_or_counted_once_and_blocks_cost_what_the_network_costs() {
+        let (mut joins, mut webs) = (0, 0);
+        for seed in 0..500 {
+            let network = random_network(&mut Rng::new(seed));
+            let picture = Picture::of(&network, &network.verify().unwrap());
+            let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
+            for node in network.nodes() {
+                *expected.entry(node.op.name()).or_default() += 1;
+            }
+            let mut found = picture.undrawn.clone();
+            found.insert("input", 1);
+            picture.blocks.iter().for_each(|block| count(&block.chain, 1, &mut found));
+            assert_eq!(found, expected, "seed {seed}: {picture:?}\n{network}");
+            let blocks: Cost = picture.blocks.iter().map(|block| block.cost).sum();
+            let found = (blocks.parameters, blocks.macs);
+            assert_eq!(found, (picture.cost.parameters, picture.cost.macs), "seed {seed}");
+            let drawn = format!("{picture:?}");
+            joins += usize::from(drawn.contains("Join"));
+            webs += usize::from(drawn.contains("Web"));
+        }
+        assert!(joins > 50 && webs > 50, "{joins} networks with joins, {webs} with webs");
+    }
+
+    #[test]
+    fn what_repeats_is_told_once() {
+        let check = |widths: &[usize], expected: &str| {
+            let parts = widths.iter().map(|width| Part::Layer(Op::conv(*width, 1))).collect();
+            let found = chain_words(&collapse(parts)).replace("conv 1x1 ", "");
+            assert_eq!(found, expected, "{widths:?}");
+        };
+        check(&[], "");
+        check(&[1, 2, 3], "1, 2, 3");
+        check(&[1, 1, 2], "2 x 1, 2");
+        check(&[3, 1, 2, 1, 2, 1, 2, 4], "3, 3 x [1, 2], 4");
+        check(&[1, 1, 1, 1], "4 x 1");
+        check(&[1, 2, 2, 1, 2, 2], "2 x [1, 2, 2]");
     }
 }

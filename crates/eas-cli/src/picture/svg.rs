@@ -37,9 +37,9 @@ pub(crate) fn svg(picture: &Picture) -> String {
     let mut y = PADDING;
     canvas.pill(centre, y, &format!("input {}", picture.input));
     y += PILL;
-    for block in &picture.blocks {
+    for (place, block) in picture.blocks.iter().enumerate() {
         let height = HEADER + chain_size(&block.chain).1 + PADDING;
-        canvas.arrow(centre, y, y + GAP + HEADER);
+        canvas.lead(centre, y, y + GAP + HEADER, first(&block.chain));
         y += GAP;
         // Panels lie behind arrows and layers.
         canvas.panels += &format!(
@@ -53,9 +53,10 @@ pub(crate) fn svg(picture: &Picture) -> String {
         canvas.text(right, y + 20.0, "end", "normal", &parameters);
         canvas.text(right, y + 38.0, "end", "normal", &macs);
         let bottom = canvas.chain(&block.chain, centre, y + HEADER);
-        // A block of which nothing is drawn is passed through, like the padding below the others.
         y = bottom + PADDING;
-        canvas.line(centre, bottom, y);
+        if place + 1 < picture.blocks.len() {
+            canvas.line(centre, bottom, y);
+        }
     }
     let [parameters, macs] = [picture.cost.parameters, picture.cost.macs].map(Count);
     let total = format!("depth {}, {parameters} parameters, {macs} MACs", picture.depth);
@@ -142,6 +143,11 @@ fn apart(branches: &[Chain]) -> (Vec<&Chain>, usize) {
     (drawn, curves)
 }
 
+/// The part that a chain begins with, where no frame stands around it.
+fn first(chain: &[Repeat]) -> Option<&Part> {
+    chain.first().filter(|repeat| repeat.times == 1).and_then(|repeat| repeat.parts.first())
+}
+
 /// Fill and border of a layer.
 fn colours(op: &Op) -> (&'static str, &'static str) {
     match op {
@@ -182,8 +188,10 @@ impl Canvas {
         self.path(&format!("M{x} {from} V{to}"), false);
     }
 
-    fn arrow(&mut self, x: f64, from: f64, to: f64) {
-        self.path(&format!("M{x} {from} V{to}"), true);
+    /// What leads down to a part: an arrow where that is a box, a line where there is a fork or frame.
+    fn lead(&mut self, x: f64, from: f64, to: f64, part: Option<&Part>) {
+        let is_box = matches!(part, Some(Part::Layer(_) | Part::Web(_)));
+        self.path(&format!("M{x} {from} V{to}"), is_box);
     }
 
     /// From the line at one place to that at another, both vertical at their ends.
@@ -214,18 +222,13 @@ impl Canvas {
     /// Draws a chain around the line at `x` from `y` down; returns where it ends.
     fn chain(&mut self, chain: &Chain, x: f64, mut y: f64) -> f64 {
         for (place, repeat) in chain.iter().enumerate() {
-            y = self.gap(place, x, y);
+            if place > 0 {
+                self.lead(x, y, y + GAP, first(&chain[place..]));
+                y += GAP;
+            }
             y = self.repeat(repeat, x, y);
         }
         y
-    }
-
-    fn gap(&mut self, place: usize, x: f64, y: f64) -> f64 {
-        if place == 0 {
-            return y;
-        }
-        self.arrow(x, y, y + GAP);
-        y + GAP
     }
 
     fn repeat(&mut self, repeat: &Repeat, x: f64, mut y: f64) -> f64 {
@@ -236,11 +239,14 @@ impl Canvas {
             self.rectangle(x, y, size, 8.0, style);
             let right = x + size.0 / 2.0 - 8.0;
             self.text(right, y + 18.0, "end", "bold", &format!("{}×", repeat.times));
-            self.line(x, y, y + PADDING);
+            self.lead(x, y, y + PADDING, repeat.parts.first());
             y += PADDING;
         }
         for (place, part) in repeat.parts.iter().enumerate() {
-            y = self.gap(place, x, y);
+            if place > 0 {
+                self.lead(x, y, y + GAP, Some(part));
+                y += GAP;
+            }
             y = self.part(part, x, y);
         }
         if framed {
@@ -279,7 +285,8 @@ impl Canvas {
         let mut left = x - row / 2.0;
         for (branch, (width, _)) in drawn.iter().zip(&sizes) {
             let centre = left + width / 2.0;
-            self.bend((x, y), (centre, y + FORK), true);
+            let is_box = matches!(first(branch), Some(Part::Layer(_) | Part::Web(_)));
+            self.bend((x, y), (centre, y + FORK), is_box);
             let bottom = self.chain(branch, centre, y + FORK);
             self.line(centre, bottom, pill - FORK);
             self.bend((centre, pill - FORK), (x, pill), true);
@@ -304,4 +311,28 @@ impl Canvas {
 /// Text as XML has it.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use eas_ir::{Cost, Shape};
+
+    use super::*;
+
+    #[test]
+    fn names_from_strangers_stay_text() {
+        let (shape, cost) = (Shape::Flat { features: 1 }, Cost::default());
+        let name = "<script>\"&\"</script>".to_owned();
+        let block = Block { name, output: shape, chain: Vec::new(), cost };
+        let undrawn = BTreeMap::new();
+        let picture = Picture { input: shape, blocks: vec![block], depth: 0, cost, undrawn };
+        let drawn = svg(&picture);
+        assert!(
+            drawn.contains(">&lt;script&gt;&quot;&amp;&quot;&lt;/script&gt;</text>"),
+            "{drawn}"
+        );
+        assert!(!drawn.contains("<script>"), "{drawn}");
+    }
 }
