@@ -101,6 +101,11 @@ fn best(run: &Run) -> anyhow::Result<Side> {
 
 fn side_of(run: &Run, trial: TrialId) -> anyhow::Result<Side> {
     let result = run.result(trial).map_err(bad_input)?;
+    if result.model.is_none() {
+        return Err(bad_input(format!(
+            "trial {trial} has no network: it was not trained to its end"
+        )));
+    }
     let network = run.model_of(&result)?.model.network().clone();
     let (root, words) = (run.root().display(), result.purpose.words());
     Ok(Side { name: format!("{root} trial {trial} ({words})"), network })

@@ -12,6 +12,7 @@ use crate::args;
 use crate::dispatcher::{Dispatcher, Interrupted};
 use crate::executor::Local;
 use crate::exit;
+use crate::picture::{self, Picture};
 use crate::plan::{Plan, Workers};
 use crate::print::{self, Bar};
 use crate::report::{Reevaluated, Report};
@@ -204,11 +205,12 @@ fn show(run: &Run, report: Report, json: bool) -> anyhow::Result<u8> {
     }
     let Some(best) = report.rows.first() else { bail!("the report compares nothing") };
     let winner = run.result(best.trial)?;
-    let network = run.model_of(&winner)?.model.network().clone();
+    let model = run.model_of(&winner)?.model;
+    let network = picture::text(&Picture::of(model.network(), &model.network().verify()?));
     print::result(&format!(
         "\nBest network (trial {}):\n\n{network}\n{}\n\nTime {}. Everything is in {}: the model in \
-         best/, the plan in plan.toml, the trials in trials/.\nNext: eas show {3}, eas trials {3}, eas \
-         transform {3}/best --apply '...' --out DIR",
+         best/, the plan in plan.toml, the trials in trials/.\nNext: eas show {3}, eas diff {3}, eas trials \
+         {3}, eas transform {3}/best --apply '...' --out DIR",
         best.trial,
         report.text(),
         print::seconds(report.seconds),

@@ -130,10 +130,13 @@ fn show_trial(run: &Run, trial: TrialId, args: &args::Show) -> anyhow::Result<St
     let result = run.result(trial).map_err(bad_input)?;
     let mut text = String::new();
     if args.format() == Drawing::Text {
-        text = format!("{}\n\n", about_trial(run, &result)?);
+        text = format!("{}\n", about_trial(run, &result)?);
     }
     match run.model_of(&result) {
         Ok(saved) => {
+            if !text.is_empty() {
+                text.push('\n');
+            }
             let classes = saved.metadata.classes;
             Ok(text + &show_network(saved.model.network(), classes, Some(result), args)?)
         }
@@ -185,7 +188,7 @@ fn about_trial(run: &Run, result: &TrialResult) -> anyhow::Result<String> {
     {
         lines.push(format!("why: {why}"));
     }
-    if result.parent.is_some() && result.model.is_some() {
+    if result.model.is_some() && result.steps.iter().any(|step| !step.is_empty()) {
         let (root, trial) = (run.root().display(), result.trial);
         lines.push(format!("layer by layer: eas diff {root} --trial {trial}"));
     }
@@ -238,8 +241,10 @@ fn show_run(run: &Run, args: &args::Show) -> anyhow::Result<String> {
         Some(report) => format!("\n{}\n", report.text()),
         None => "The run has not come to its final comparison.\n".to_owned(),
     };
-    if results.iter().any(TrialResult::is_trained) {
-        text += &format!("\nThe best network:\n\n{}", drawing()?);
+    if results.iter().any(|result| result.purpose.is_candidate() && result.is_trained()) {
+        // A run of which only the records were copied still has a result.
+        let drawing = drawing().unwrap_or_else(|error| format!("can't be drawn: {error:#}\n"));
+        text += &format!("\nThe best network:\n\n{drawing}");
         text += &format!("what the search changed: eas diff {}\n", run.root().display());
     }
     Ok(text)

@@ -251,28 +251,27 @@ impl<'a> Walk<'a> {
     /// A join with its branches, or a web where those aren't apart from one another.
     fn join(&mut self, at: usize, nested: usize) -> Option<Piece> {
         let start = self.dominators[at];
-        let nodes = self.between(start, at);
         let before = self.placed.clone();
-        let branches: Option<Vec<Vec<Piece>>> = (nested < DEEPEST)
-            .then(|| {
-                let inputs = self.inputs[at].clone();
-                inputs.iter().map(|input| self.chain(start, *input, nested + 1)).collect()
-            })
-            .flatten();
-        let op = self.nodes[at].op;
-        let part = if let Some(branches) = branches {
-            self.place(&[at])?;
-            let chain = |pieces: Vec<Piece>| {
-                collapse(pieces.into_iter().filter_map(|piece| piece.part).collect())
-            };
-            Part::Join { op, branches: branches.into_iter().map(chain).collect() }
-        } else {
+        let inputs = self.inputs[at].clone();
+        let mut branch = |input: &usize| self.chain(start, *input, nested + 1);
+        let branches: Option<Vec<Vec<Piece>>> =
+            (nested < DEEPEST).then(|| inputs.iter().map(&mut branch).collect()).flatten();
+        let Some(branches) = branches else {
             self.placed = before;
+            let nodes = self.between(start, at);
             self.place(&nodes)?;
-            let ops = nodes.iter().map(|index| self.nodes[*index].op);
-            Part::Web(ops.filter(is_drawn).collect())
+            let ops = nodes.iter().map(|index| self.nodes[*index].op).filter(is_drawn);
+            return Some(Piece { part: Some(Part::Web(ops.collect())), nodes });
         };
-        Some(Piece { part: Some(part), nodes })
+        self.place(&[at])?;
+        let mut nodes: Vec<usize> =
+            branches.iter().flatten().flat_map(|piece| &piece.nodes).copied().collect();
+        nodes.push(at);
+        let chain = |pieces: Vec<Piece>| {
+            collapse(pieces.into_iter().filter_map(|piece| piece.part).collect())
+        };
+        let branches = branches.into_iter().map(chain).collect();
+        Some(Piece { part: Some(Part::Join { op: self.nodes[at].op, branches }), nodes })
     }
 
     /// Gives nodes their place, unless one has it already.
