@@ -307,6 +307,8 @@ pub(crate) enum Template {
     C10Small,
     /// CIFAR-10, 5,000 images, the paper's start network
     C10Quick,
+    /// CIFAR-10, 5,000 images, a small residual network
+    C10ResidualQuick,
 }
 
 #[derive(Debug, clap::Args)]

@@ -58,6 +58,11 @@ fn evaluate(derive: &Derive, old: &Weights, mut noise: Option<&mut Rng>) -> anyh
         }
         Derive::Identity { shape } => identity(shape)?,
         Derive::Fill { shape, value } => tensor(shape, vec![*value; shape.iter().product()]),
+        Derive::Normal { shape, deviation, seed } => {
+            let mut rng = Rng::new(*seed);
+            let draw = |_| (rng.normal() * deviation) as f32;
+            tensor(shape, (0..shape.iter().product()).map(draw).collect())
+        }
         Derive::Noisy { of, ratio, source, only } => {
             let exact = evaluate(of, old, noise.as_deref_mut())?;
             let source = old.get(source).with_context(|| format!("no old parameter {source}"))?;
@@ -193,7 +198,9 @@ fn carry(derive: &Derive, momentum: &Weights, parent: &Model) -> anyhow::Result<
                 .collect::<anyhow::Result<Vec<_>>>()?;
             concat(*axis, &parts)?
         }
-        Derive::Identity { shape } | Derive::Fill { shape, .. } => zeros(shape),
+        Derive::Identity { shape } | Derive::Fill { shape, .. } | Derive::Normal { shape, .. } => {
+            zeros(shape)
+        }
         Derive::Noisy { of, .. } => carry(of, momentum, parent)?,
     })
 }

@@ -72,3 +72,19 @@ pub(crate) fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D:
         ))
     }
 }
+
+/// Reads a number within bounds.
+pub(crate) fn within<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    least: usize,
+    most: usize,
+) -> Result<usize, D::Error> {
+    let number = usize::deserialize(deserializer)?;
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(D::Error::custom(format_args!(
+            "expected a number from {least} to {most}, found {number}"
+        )))
+    }
+}

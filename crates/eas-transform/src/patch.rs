@@ -39,6 +39,16 @@ pub enum Derive {
         /// The value.
         value: f32,
     },
+    /// Normal noise of mean 0, drawn whether noise is on or not: a new kernel that something behind it
+    /// multiplies by 0, as training needs a start that isn't 0 itself.
+    Normal {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The deviation.
+        deviation: f64,
+        /// The seed, of the randomness that the patch was made with.
+        seed: u64,
+    },
     /// `of` plus normal noise, where noise is on; exactly `of` where it is off.
     Noisy {
         /// What the noise is added to.

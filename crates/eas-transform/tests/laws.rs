@@ -1,19 +1,33 @@
 //! The law over the built-in transforms and spaces, and bugs planted to see it catch them.
 
-use crate::networks::{self, Fixed, dense, residual};
+use crate::networks::{self, Fixed, dense, residual, resnet};
 use eas_ir::{
     Gradients, Label, Model, Network, NodeId, Op, ParamId, Reference, Rng, Role, Shape, Tensor,
     Weights,
 };
 use eas_transform::law::{self, Report};
 use eas_transform::{
-    Candidate, ConvNet, Decision, Deepen, Derive, GradientMap, Patch, Replicate, SearchSpace,
-    Target, Transform, Transforms, Widen, WidenGrowth, channel_groups, grow,
+    AddBlock, Candidate, ConvNet, Decision, Deepen, Derive, GradientMap, GrowKernel, Patch,
+    Replicate, Residual, SearchSpace, Skip, Target, Transform, Transforms, Widen, WidenGrowth,
+    channel_groups, grow,
 };
 
 fn plain() -> Transforms {
     Transforms::new([
         ("deepen".to_owned(), Box::new(Deepen::default()) as Box<dyn Transform>),
+        ("grow_kernel".to_owned(), Box::new(GrowKernel::default())),
+        ("skip".to_owned(), Box::new(Skip::default())),
+        ("widen".to_owned(), Box::new(Widen::default())),
+    ])
+}
+
+/// All that a residual network may undergo.
+pub(crate) fn residual_edits() -> Transforms {
+    Transforms::new([
+        ("add_block".to_owned(), Box::new(AddBlock::default()) as Box<dyn Transform>),
+        ("deepen".to_owned(), Box::new(Deepen::default())),
+        ("grow_kernel".to_owned(), Box::new(GrowKernel::default())),
+        ("skip".to_owned(), Box::new(Skip::default())),
         ("widen".to_owned(), Box::new(Widen::default())),
     ])
 }
@@ -37,6 +51,13 @@ fn edits_preserve_the_function_in_the_papers_space() {
 #[test]
 fn edits_preserve_the_function_in_the_small_space() {
     let report = law::check_preserves(&plain(), &ConvNet::small(), NETWORKS..2 * NETWORKS).unwrap();
+    assert_sound(report, NETWORKS as usize);
+}
+
+#[test]
+fn edits_preserve_the_function_in_the_residual_space() {
+    let seeds = 2 * NETWORKS..3 * NETWORKS;
+    let report = law::check_preserves(&residual_edits(), &Residual::resnet20(), seeds).unwrap();
     assert_sound(report, NETWORKS as usize);
 }
 
@@ -123,8 +144,12 @@ fn an_inserted_layer_has_a_bias_where_the_layer_before_it_has_one() {
 fn exact_momentum_maps_carry_the_gradient() {
     let mut exact = 0.0f64;
     let mut approximate = 0.0f64;
-    let both = [(plain(), residual as fn(&mut Rng) -> Network), (dense_edits(), dense)];
-    for (transforms, build) in &both {
+    let all = [
+        (plain(), residual as fn(&mut Rng) -> Network),
+        (residual_edits(), resnet),
+        (dense_edits(), dense),
+    ];
+    for (transforms, build) in &all {
         for seed in 0..12 {
             let rng = Rng::new(seed);
             let model = law::random_model(build(&mut rng.split("network")), &rng).unwrap();
@@ -191,7 +216,10 @@ fn each_gather(patch: &mut Patch, change: &Change<'_>) {
                 parts.iter_mut().for_each(|part| walk(id, part, change))
             }
             Derive::Noisy { of, .. } => walk(id, of, change),
-            Derive::Old(_) | Derive::Identity { .. } | Derive::Fill { .. } => {}
+            Derive::Old(_)
+            | Derive::Identity { .. }
+            | Derive::Fill { .. }
+            | Derive::Normal { .. } => {}
         }
     }
     patch.weights.iter_mut().for_each(|(id, derive)| walk(*id, derive, change));
@@ -316,12 +344,59 @@ fn planted_bugs_are_caught() {
             }
         }
     });
-    caught("tied layers replicate other channels", Widen::default(), residual, |_, site, patch| {
-        each_gather(patch, &|id, axis, index, _| {
-            if (id.role, axis) == (Role::Weight, 0) && id.node != site {
-                index.reverse();
+    for build in [residual, resnet] {
+        caught(
+            "tied layers replicate other channels",
+            Widen::default(),
+            build,
+            |_, site, patch| {
+                each_gather(patch, &|id, axis, index, _| {
+                    if (id.role, axis) == (Role::Weight, 0) && id.node != site {
+                        index.reverse();
+                    }
+                });
+            },
+        );
+    }
+    for build in [convnet, resnet] {
+        caught("a kernel's old taps aren't at its centre", GrowKernel {}, build, |_, _, patch| {
+            for derive in patch.weights.values_mut() {
+                if let Derive::Concat { parts, .. } = derive {
+                    parts.swap(0, 1);
+                }
             }
         });
+        caught("a kernel's border isn't zero", GrowKernel {}, build, |_, _, patch| {
+            for derive in patch.weights.values_mut() {
+                if let Derive::Concat { parts, .. } = derive
+                    && let Derive::Fill { value, .. } = &mut parts[0]
+                {
+                    *value = 0.01;
+                }
+            }
+        });
+        caught("a skip isn't zero", Skip::default(), build, |_, _, patch| {
+            fill(patch, Role::Weight, 0.01);
+        });
+    }
+    caught("a new block's gamma isn't zero", AddBlock {}, resnet, |_, _, patch| {
+        fill(patch, Role::Gamma, 0.1);
+    });
+    caught("a new block's beta isn't zero", AddBlock {}, resnet, |_, _, patch| {
+        fill(patch, Role::Beta, 0.1);
+    });
+    caught("a new block's last kernel isn't zero", AddBlock {}, resnet, |_, _, patch| {
+        fill(patch, Role::Weight, 0.1);
+    });
+    caught("a new block's ReLU meets negative values", AddBlock {}, resnet, |_, site, patch| {
+        let activated = patch
+            .network
+            .nodes()
+            .iter()
+            .any(|node| node.op == Op::Relu && node.inputs == [site] && node.label.is_some());
+        if !activated {
+            patch.network.insert_after(site, Op::Relu, None);
+        }
     });
 }
 

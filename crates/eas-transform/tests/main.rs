@@ -1,6 +1,8 @@
 //! Tests of edits, in one binary.
 
 mod calibration;
+mod chains;
 mod laws;
 mod networks;
+mod residual;
 mod spaces;

@@ -16,6 +16,9 @@ fn text(template: Template) -> &'static str {
         Template::C10Plain => include_str!("../../../../specs/c10-plain.toml"),
         Template::C10Small => include_str!("../../../../specs/c10-small.toml"),
         Template::C10Quick => include_str!("../../../../specs/c10-quick.toml"),
+        Template::C10ResidualQuick => {
+            include_str!("../../../../specs/c10-residual-quick.toml")
+        }
     }
 }
 

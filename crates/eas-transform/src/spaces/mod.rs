@@ -3,8 +3,10 @@
 mod convnet;
 mod layers;
 mod network_file;
+mod residual;
 mod tokens;
 
 pub use convnet::ConvNet;
 pub use network_file::NetworkFile;
+pub use residual::Residual;
 pub use tokens::{tokens, vocabulary};

@@ -1,13 +1,19 @@
 //! The built-in transforms, a file each.
 
+mod add_block;
 mod deepen;
 mod dense;
+mod grow_kernel;
 mod replicate;
+mod skip;
 mod widen;
 mod widen_growth;
 
+pub use add_block::AddBlock;
 pub use deepen::Deepen;
+pub use grow_kernel::GrowKernel;
 pub use replicate::Replicate;
+pub use skip::Skip;
 pub use widen::Widen;
 pub use widen_growth::WidenGrowth;
 

@@ -1,7 +1,7 @@
 //! Small random networks of the shapes that edits must survive, and a space that admits them all.
 
 use eas_ir::{Label, Network, NodeId, Op, Rng, Shape};
-use eas_transform::{ConvNet, Limits, Problem, SearchSpace, Token, law};
+use eas_transform::{ConvNet, Limits, Problem, Residual, SearchSpace, Token, law};
 
 /// A space of toy widths without a start network of its own.
 #[derive(Debug, Default)]
@@ -51,6 +51,12 @@ fn input(network: &mut Network) -> NodeId {
 /// A plain network of the small preset's miniature.
 pub(crate) fn plain(rng: &mut Rng) -> Network {
     let space = ConvNet::small().miniature(rng).unwrap();
+    space.start(&law::problem()).unwrap()
+}
+
+/// A network of the residual space's miniature.
+pub(crate) fn resnet(rng: &mut Rng) -> Network {
+    let space = Residual::resnet20().miniature(rng).unwrap();
     space.start(&law::problem()).unwrap()
 }
 
