@@ -287,6 +287,10 @@ pub(crate) enum Template {
     C10Small,
     /// CIFAR-10, 5,000 images, the paper's start network
     C10Quick,
+    /// CIFAR-10, DenseNet-BC: the paper's space and counts
+    C10Densenet,
+    /// CIFAR-10, 5,000 images, small DenseNets
+    C10DensenetQuick,
 }
 
 #[derive(Debug, clap::Args)]

@@ -37,6 +37,6 @@ pub use inventory;
 pub use patch::{Derive, GradientMap, Patch};
 pub use registry::{SpacePlugin, TransformPlugin, Transforms, spaces, transforms};
 pub use space::{Limits, Problem, Refusal, SearchSpace, Token};
-pub use spaces::{ConvNet, NetworkFile, tokens, vocabulary};
+pub use spaces::{ConvNet, DenseNet, NetworkFile, tokens, vocabulary};
 pub use transform::Transform;
-pub use transforms::{Deepen, Replicate, Widen, WidenGrowth};
+pub use transforms::{Deepen, DeepenDense, Replicate, Widen, WidenGrowth, WidenTransition};

@@ -1,6 +1,7 @@
 //! Tests of edits, in one binary.
 
 mod calibration;
+mod densenet;
 mod laws;
 mod networks;
 mod spaces;

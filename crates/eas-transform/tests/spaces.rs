@@ -6,12 +6,12 @@ use eas_ir::{Shape, cost};
 use eas_transform::{ConvNet, Edit, Problem, Refusal, SearchSpace, spaces, transforms};
 use toml::de::{DeTable, DeValue};
 
-fn problem(directory: &Path) -> Problem {
+pub(crate) fn problem(directory: &Path) -> Problem {
     let input = Shape::Image { channels: 3, height: 32, width: 32 };
     Problem { input, classes: 10, directory: directory.to_owned() }
 }
 
-fn build(name: &str, options: &str) -> anyhow::Result<Box<dyn SearchSpace>> {
+pub(crate) fn build(name: &str, options: &str) -> anyhow::Result<Box<dyn SearchSpace>> {
     let options = DeTable::parse(options)?;
     let (span, table) = (options.span(), options.into_inner());
     let value = toml::Spanned::new(span, DeValue::Table(table));

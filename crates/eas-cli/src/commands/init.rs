@@ -16,6 +16,8 @@ fn text(template: Template) -> &'static str {
         Template::C10Plain => include_str!("../../../../specs/c10-plain.toml"),
         Template::C10Small => include_str!("../../../../specs/c10-small.toml"),
         Template::C10Quick => include_str!("../../../../specs/c10-quick.toml"),
+        Template::C10Densenet => include_str!("../../../../specs/c10-densenet.toml"),
+        Template::C10DensenetQuick => include_str!("../../../../specs/c10-densenet-quick.toml"),
     }
 }
 
