@@ -309,6 +309,10 @@ pub(crate) enum Template {
     C10Quick,
     /// CIFAR-10, 5,000 images, a small residual network
     C10ResidualQuick,
+    /// CIFAR-10, DenseNet-BC: the paper's space and counts
+    C10Densenet,
+    /// CIFAR-10, 5,000 images, small DenseNets
+    C10DensenetQuick,
 }
 
 #[derive(Debug, clap::Args)]
