@@ -14,7 +14,7 @@ use eas_ir::{Cost, Network, Node, NodeId, Op, Shape, Shapes, cost, node_cost};
 
 pub(crate) use dot::dot;
 pub(crate) use svg::svg;
-pub(crate) use text::{chain_words, text, words};
+pub(crate) use text::{COLUMNS, chain_words, text, words, wrapped};
 
 /// The batch that memory is told for.
 const BATCH: usize = 64;
