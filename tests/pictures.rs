@@ -63,10 +63,15 @@ fn a_picture_tells_every_block_in_a_line() {
         golden += &format!("# {name}\n{}\n", folder.eas(["show", name]).exits(0).stdout);
     }
     golden += &folder.eas(["show", "residual.toml", "--nodes"]).exits(0).stdout;
-    for line in golden.lines() {
+    check_width(&golden);
+    insta::assert_snapshot!(golden);
+}
+
+/// What is shown fits a terminal of 100 columns.
+fn check_width(text: &str) {
+    for line in text.lines() {
         assert!(line.chars().count() <= 100, "{line}");
     }
-    insta::assert_snapshot!(golden);
 }
 
 #[test]
@@ -126,6 +131,7 @@ fn a_difference_is_told_layer_by_layer() {
         golden += &folder.eas(["diff", first, second]).exits(0).stdout;
         golden += "\n";
     }
+    check_width(&golden);
     insta::assert_snapshot!(golden);
 }
 

@@ -6,7 +6,7 @@ use eas_ir::{Label, Network, Node, NodeId, Op};
 use serde::Serialize;
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-use crate::picture::{is_drawn, words};
+use crate::picture::{COLUMNS, is_drawn, words, wrapped};
 use crate::print::table;
 
 /// Nodes of one label that came or went together, or one that is another now.
@@ -129,7 +129,7 @@ fn node_words(node: &Node) -> String {
 
 fn reading(node: &Node) -> String {
     let inputs: Vec<String> = node.inputs.iter().map(NodeId::to_string).collect();
-    format!("{} ({})", node_words(node), inputs.join(", "))
+    format!("{} ({})", node_words(node), inputs.join(","))
 }
 
 /// A line a change, for people: `~ n1  conv0.0  conv 3x3 16 → 32`.
@@ -141,11 +141,20 @@ pub(crate) fn text(changes: &[Change]) -> String {
             (None, after) => ("+", after.clone().unwrap_or_default()),
         };
         let label = change.label.as_ref().map(Label::to_string).unwrap_or_default();
-        vec![format!("{sign} {}", change.node), label, what]
+        [format!("{sign} {}", change.node), label, what]
     };
-    let header = ["  node", "layer", "change"].map(str::to_owned).to_vec();
-    let rows: Vec<Vec<String>> = [header].into_iter().chain(changes.iter().map(row)).collect();
-    table(&rows)
+    let header = ["  node", "layer", "change"].map(str::to_owned);
+    let rows: Vec<[String; 3]> = [header].into_iter().chain(changes.iter().map(row)).collect();
+    let widest = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    // Columns are two spaces apart.
+    let left = COLUMNS.saturating_sub(widest(0) + 2 + widest(1) + 2);
+    let mut lines = Vec::new();
+    for [node, label, what] in rows {
+        let mut what = wrapped(&what, left).into_iter();
+        lines.push(vec![node, label, what.next().unwrap_or_default()]);
+        lines.extend(what.map(|more| vec![String::new(), String::new(), more]));
+    }
+    table(&lines)
 }
 
 /// Two texts, the words at their ends that are the same told once, unless nothing would be left of one.

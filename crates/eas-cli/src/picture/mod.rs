@@ -1,5 +1,5 @@
 //! A picture of a network: blocks of layers, with branches where branches are joined, and what repeats
-//! told once. It is a value; [`text`], [`dot`] and [`svg`] draw it.
+//! told once. It is a value; `text`, `dot` and `svg` draw it.
 //!
 //! Blocks come from labels. Where there are none, a block is what works on one height and width. Batch
 //! norms, activations and dropout follow nearly every layer: they are counted, and not drawn.
@@ -14,7 +14,7 @@ use eas_ir::{Cost, Network, Node, NodeId, Op, Shape, Shapes, cost, node_cost};
 
 pub(crate) use dot::dot;
 pub(crate) use svg::svg;
-pub(crate) use text::{chain_words, text, words};
+pub(crate) use text::{COLUMNS, chain_words, text, words, wrapped};
 
 /// The batch that memory is told for.
 const BATCH: usize = 64;

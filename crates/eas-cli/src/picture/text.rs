@@ -6,7 +6,7 @@ use super::{Block, Chain, Part, Picture, Repeat};
 use crate::print::table;
 
 /// Columns of a terminal.
-const COLUMNS: usize = 100;
+pub(crate) const COLUMNS: usize = 100;
 
 /// A table of the blocks, then what they come to.
 pub(crate) fn text(picture: &Picture) -> String {
@@ -47,7 +47,7 @@ pub(crate) fn text(picture: &Picture) -> String {
 }
 
 /// Lines of at most `width` characters, where commas allow it.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for part in text.split_inclusive(", ") {
         let line = lines.last_mut().expect("there is a line");
@@ -57,7 +57,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
             line.push_str(part);
         }
     }
-    lines
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// A chain in a line: `2 x conv 3x3 16, max_pool 2x2`.
