@@ -18,6 +18,10 @@ enum Spoilt {
 
 use Spoilt::{File, Folder as Directory, Missing, Part, Set};
 
+/// The space of [`TINY`], up to the keys that other spaces have, too.
+const SPACE: &str = "[space.convnet]\n\
+    start = [\"conv 4\", \"pool\", \"conv 6\", \"global_pool\"]\nfilters = [4, 6, 8, 12]\nunits = [8]";
+
 const CASES: &[(&str, Spoilt)] = &[
     ("a misspelt top key", Part("[[stage]]", "[[stages]]")),
     ("a misspelt transform", Part("[transform.widen]", "[transform.wide]")),
@@ -107,6 +111,18 @@ const CASES: &[(&str, Spoilt)] = &[
         Part(
             "[space.convnet]\nstart = [\"conv 4\", \"pool\", \"conv 6\", \"global_pool\"]",
             "[space.network]\nstart = \"nowhere.toml\"",
+        ),
+    ),
+    ("a misspelt preset", Part(SPACE, "[space.densenet]\npreset = \"smal\"")),
+    ("a misspelt option of dense networks", Part(SPACE, "[space.densenet]\ngrowht = 12")),
+    ("a growth rate of 0", Part(SPACE, "[space.densenet]\ngrowth = 0")),
+    ("a transition that adds channels", Part(SPACE, "[space.densenet]\ncompression = 1.5")),
+    ("a depth that no dense network has", Part(SPACE, "[space.densenet]\ndepth = 39")),
+    (
+        "a first convolution without channels",
+        Part(
+            "[transform.widen]",
+            "[transform.widen_transition]\nfirst_ratio = 0.0\n[transform.widen]",
         ),
     ),
     ("two things at once", Part("seed = 3", "seed = -3\nnmae = \"tiny\"")),

@@ -39,14 +39,19 @@ fn words(space: &dyn SearchSpace, network: &Network) -> String {
 
 #[test]
 fn start_networks_have_the_published_sizes() {
-    // Trainable parameters and multiply-accumulates by the released code's rule; those of the last two
+    // Trainable parameters and multiply-accumulates by the released code's rule; those of the others
     // are published to two and three digits (Huang et al. 2017, table 2).
     for (options, parameters, macs, digits) in [
         ("preset = 'paper'", 1_901_930, 798_888_240, 1.0),
         ("depth = 100\ngrowth = 12", 770_000, 0, 5e3),
         ("depth = 190\ngrowth = 40", 25_600_000, 0, 5e4),
-        // Without bottleneck and compression: 1.0M (the same table).
-        ("depth = 40\ngrowth = 12\nbottleneck = 0\ncompression = 1.0", 1_000_000, 0, 5e4),
+        // Without bottleneck and compression, from 16 channels: 1.0M (the same table).
+        (
+            "depth = 40\ngrowth = 12\nbottleneck = 0\ncompression = 1.0\nfirst_ratio = 1.34",
+            1_000_000,
+            0,
+            5e4,
+        ),
     ] {
         let limits =
             "limits = { depth = 200, parameters = \"30M\", macs = \"10G\", memory = \"64GiB\" }";
@@ -182,13 +187,18 @@ fn wider_growth_keeps_the_ratio_of_every_convolution_of_a_layer() {
     }
 }
 
+/// A quarter of the law's networks is of each kind.
+const NETWORKS_OF_A_KIND: u64 = NETWORKS / KINDS.len() as u64;
+
 #[test]
 fn edits_preserve_the_function_in_every_dense_space() {
-    for (kind, options) in KINDS {
+    for (place, (kind, options)) in (0..).zip(KINDS) {
         let space = build("densenet", options).unwrap();
-        let report = law::check_preserves(&edits(), space.as_ref(), 0..NETWORKS);
+        let seeds = place * NETWORKS_OF_A_KIND..(place + 1) * NETWORKS_OF_A_KIND;
+        let report = law::check_preserves(&edits(), space.as_ref(), seeds);
         let report = report.unwrap_or_else(|broken| panic!("{kind}: {broken}"));
-        assert_sound(report, NETWORKS as usize);
+        println!("{kind}: {report:?}");
+        assert_sound(report, NETWORKS_OF_A_KIND as usize);
     }
 }
 
