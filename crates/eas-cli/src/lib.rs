@@ -26,6 +26,7 @@ mod plot;
 mod print;
 mod report;
 mod runs;
+mod schedule;
 mod search;
 mod spec;
 mod statistics;

@@ -1,6 +1,7 @@
 //! What controllers and the search loop promise, in one binary.
 
 mod climbers;
+mod halving;
 mod landscape;
 mod reinforce;
 mod search;
