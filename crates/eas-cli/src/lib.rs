@@ -28,6 +28,7 @@ mod plot;
 mod print;
 mod report;
 mod runs;
+mod schedule;
 mod search;
 mod spec;
 mod statistics;

@@ -2,6 +2,7 @@
 
 mod climbers;
 mod densenet;
+mod halving;
 mod landscape;
 mod reinforce;
 mod search;
