@@ -1,6 +1,7 @@
 //! `eas check`: what a spec would do.
 
 use eas_ir::{Bytes, Count, cost};
+use eas_train::shared_images;
 use serde::Serialize;
 
 use super::plan_of;
@@ -30,6 +31,13 @@ struct Checked {
 pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
     let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
     let (data, start) = prepare(&plan)?;
+    let shared = shared_images(&data.train, &data.validation).len();
+    if shared > 0 {
+        print::note(&format!(
+            "warning: {shared} of {} validation images stand among the training images too",
+            data.validation.len()
+        ));
+    }
     let shapes = start.verify()?;
     let cost = cost(&start, &shapes, plan.start.batch);
     let forecast = if args.no_forecast {
