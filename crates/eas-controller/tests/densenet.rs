@@ -62,14 +62,9 @@ fn every_controller_runs_episodes_of_dense_edits() {
                     let left = take_all(&scope, &mut done, "widen_transition").unwrap();
                     assert!(left.is_empty(), "{controller:?}: {left:?} after {steps:?}");
                     assert_eq!(steps.len(), 7, "{steps:?}");
-                    trials.push(Trial {
-                        id: TrialId(1 + index as u32),
-                        parent: TrialId(0),
-                        fingerprint: network.fingerprint(),
-                        ending: Ending::Trained { accuracy: Some(0.1 * index as f64) },
-                        steps,
-                        same_as: None,
-                    });
+                    let ending = Ending::Trained { accuracy: Some(0.1 * index as f64) };
+                    let (id, fingerprint) = (TrialId(1 + index as u32), network.fingerprint());
+                    trials.push(Trial::once(id, TrialId(0), steps, fingerprint, ending));
                 }
                 controller.observe(&scope, &trials).unwrap();
             }
