@@ -126,7 +126,9 @@ fn words(shown: &Shown) -> String {
     }
     let ratio = |before: u64, after: u64| {
         let (old, new) = (Count(before), Count(after));
-        format!("{old} → {new} (x{:.2})", after as f64 / before as f64)
+        let times = after as f64 / before as f64;
+        let times = if before > 0 { format!(" (x{times:.2})") } else { String::new() };
+        format!("{old} → {new}{times}")
     };
     lines.push(String::new());
     lines.push(format!("parameters {}", ratio(first.parameters, second.parameters)));
