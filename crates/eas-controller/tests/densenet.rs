@@ -28,7 +28,7 @@ fn transitions_are_widened_in_order_each_by_what_then_enters_it() {
     // Two layers of the last block alone: what enters the transitions has changed for neither, until
     // the first convolution is wider.
     let last: Vec<String> =
-        ["n44", "n51"].iter().map(|site| format!("widen_growth {site} to 12")).collect();
+        ["n43", "n50"].iter().map(|site| format!("widen_growth {site} to 12")).collect();
     let step: Step = last.iter().map(|edit| edit.parse().unwrap()).collect();
     let grown = grow_network(&setting.parent, &[step], scope.transforms).unwrap();
     let mut network = grown.clone();

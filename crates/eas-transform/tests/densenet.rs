@@ -197,7 +197,6 @@ fn edits_preserve_the_function_in_every_dense_space() {
         let seeds = place * NETWORKS_OF_A_KIND..(place + 1) * NETWORKS_OF_A_KIND;
         let report = law::check_preserves(&edits(), space.as_ref(), seeds);
         let report = report.unwrap_or_else(|broken| panic!("{kind}: {broken}"));
-        println!("{kind}: {report:?}");
         assert_sound(report, NETWORKS_OF_A_KIND as usize);
     }
 }
