@@ -129,8 +129,9 @@ fn the_plan_of_a_run_is_a_spec_that_makes_the_same_run() {
 #[test]
 fn every_reading_command_prints_json() {
     let folder = Folder::with_tiny_run();
-    let commands: [(&[&str], &str); 10] = [
+    let commands: [(&[&str], &str); 11] = [
         (&["list", "--json"], "/0/declared"),
+        (&["data", "inspect", "synthetic", "--json"], "/parts/1/images"),
         (&["check", "spec.toml", "--no-forecast", "--json"], "/start_parameters"),
         (&["check", "spec.toml", "--json"], "/forecast/seconds"),
         (&["show", "run/best/network.toml", "--json"], "/fingerprint"),
@@ -365,4 +366,28 @@ fn shells_complete_every_command() {
     for command in commands {
         assert!(script.contains(&format!("eas,{command})")), "no {command}: {script}");
     }
+}
+
+#[test]
+fn an_inspected_data_set_is_counted_and_drawn_and_images_in_two_parts_are_told() {
+    let folder = Folder::new();
+    let images = |pixels: &[u8]| {
+        [&[0, 0, 8, 3, 0, 0, 0, pixels.len() as u8 / 2, 0, 0, 0, 1, 0, 0, 0, 2], pixels].concat()
+    };
+    let labels = |labels: &[u8]| [&[0, 0, 8, 1, 0, 0, 0, labels.len() as u8], labels].concat();
+    folder.write("data/train-images-idx3-ubyte", images(&[0, 255, 0, 0, 255, 255]));
+    folder.write("data/train-labels-idx1-ubyte", labels(&[1, 0, 1]));
+    folder.write("data/t10k-images-idx3-ubyte", images(&[255, 255, 9, 9]));
+    folder.write("data/t10k-labels-idx1-ubyte", labels(&[1, 1]));
+    let arguments = ["data", "inspect", "idx=data", "--sheet", "sheet.png", "--json"];
+    let found = folder.eas(arguments).exits(0).json();
+    assert_eq!(found["parts"][0]["counts"], serde_json::json!([1, 2]), "{found}");
+    assert_eq!(found["parts"][0]["mean"], serde_json::json!([0.5]), "{found}");
+    assert_eq!(found["shared"], 1, "{found}");
+    assert!(std::fs::read(folder.path("sheet.png")).unwrap().starts_with(b"\x89PNG"));
+    let told = folder.eas(["data", "inspect", "idx=data"]).exits(0).stdout;
+    assert!(told.contains("warning: 1 test images stand among the training images"), "{told}");
+    folder.write("data/train-labels-idx1-ubyte", labels(&[1, 0]));
+    let refused = folder.eas(arguments).exits(2).stderr;
+    assert!(refused.contains("expected 3 labels, as many as images, found 2"), "{refused}");
 }

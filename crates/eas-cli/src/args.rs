@@ -60,6 +60,8 @@ Examples:
 Each controller and seed is a run of its own in the folder. What is stopped goes on when the same
 command is given again.")]
     Compare(Compare),
+    /// Look at a data set
+    Data(Data),
     /// Write a spec with every key, its default and its meaning
     #[command(after_help = "\
 Examples:
@@ -276,6 +278,39 @@ pub(crate) struct Check {
     /// Leave out the forecast, which trains for some seconds
     #[arg(long)]
     pub(crate) no_forecast: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Data {
+    #[command(subcommand)]
+    pub(crate) command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Say what a data set holds: counts, balance, mean and deviation, images that two parts share
+    #[command(after_help = "\
+Examples:
+  eas data inspect fashion_mnist_subset
+  eas data inspect cifar10=DIR --sheet sheet.png
+  eas data inspect folder=DIR --set data.size=64 --json")]
+    Inspect(Inspect),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    /// The data set: NAME, or NAME=PATH
+    #[arg(value_name = "NAME[=PATH]")]
+    pub(crate) data: String,
+    /// A key of the data set to set, such as data.size=64; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Draw the first training images of each class into this file, a PNG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sheet: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

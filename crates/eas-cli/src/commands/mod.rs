@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod compare;
+mod data;
 mod diff;
 mod init;
 mod lineage;
@@ -53,6 +54,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Trial(args) => trial::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Init(args) => init::run(&args),
         Command::List(args) => list::run(&args),
         Command::Show(args) => show::run(&args),

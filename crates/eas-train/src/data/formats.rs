@@ -357,3 +357,45 @@ fn an_archive_of_other_arrays_is_refused_by_name() {
         invalid Zip archive: Could not find EOCD",
     );
 }
+
+#[test]
+fn damaged_files_give_images_or_an_error_and_never_a_panic() {
+    for (name, from, file) in [
+        ("svhn", "svhn", "train_32x32.mat"),
+        ("svhn", "svhn", "test_32x32.mat"),
+        ("idx", "idx", "train-images-idx3-ubyte"),
+        ("mnist", "mnist", "train-images-idx3-ubyte.gz"),
+        ("npz", "npz", "images.npz"),
+        ("folder", "folder/train/cat", "0.png"),
+        ("folder", "folder/train/cat", "1.webp"),
+        ("folder", "jpeg/train/orange", "wide.jpg"),
+    ] {
+        let whole = fs::read(written().join(from).join(file)).unwrap();
+        let folder = if name == "folder" { tempfile::tempdir().unwrap() } else { copy(from) };
+        // The training file is damaged, or another file stands in for it.
+        let damaged = match name {
+            "folder" => folder.path().join("class").join(file),
+            "svhn" => folder.path().join("train_32x32.mat"),
+            _ => folder.path().join(file),
+        };
+        fs::create_dir_all(damaged.parent().unwrap()).unwrap();
+        let path = if name == "npz" { damaged.clone() } else { folder.path().to_owned() };
+        let source = source(name, &path);
+        for case in 0..150 {
+            let mut rng = eas_ir::Rng::new(case);
+            let mut bytes = whole.clone();
+            for _ in 0..1 + rng.below(4) {
+                // Headers come first: half of the damage is done to them.
+                let within = if rng.below(2) == 0 { bytes.len().min(200) } else { bytes.len() };
+                bytes[rng.below(within)] = rng.below(256) as u8;
+            }
+            if rng.below(4) == 0 {
+                bytes.truncate(rng.below(bytes.len()));
+            }
+            fs::write(&damaged, bytes).unwrap();
+            let read = || source.train(Path::new("")).map(|images| images.len());
+            let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+            assert!(read.is_ok(), "{name}: {file}: case {case}");
+        }
+    }
+}

@@ -17,6 +17,7 @@ mod laws;
 mod mat;
 mod npz;
 mod options;
+mod sheet;
 mod split;
 mod svhn;
 mod synthetic;
@@ -29,6 +30,7 @@ use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 pub use batches::{Batches, calibration_images, normalise};
 pub use labelled::Labelled;
 pub use options::{Augment, DataOptions, Mirror};
+pub use sheet::contact_sheet;
 pub use split::{Split, TrainingData, normalisation_of, shared_images, split};
 
 /// What is known of a data set before its images are read.

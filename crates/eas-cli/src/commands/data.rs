@@ -1,0 +1,119 @@
+//! `eas data inspect`: what a data set holds.
+
+use std::path::Path;
+
+use anyhow::Context;
+use eas_train::{Labelled, Split, contact_sheet, normalisation_of, shared_images};
+use serde::Serialize;
+
+use super::{bad_input, data_of};
+use crate::args;
+use crate::exit;
+use crate::print;
+
+/// Images of a class on a contact sheet.
+const COLUMNS: usize = 16;
+
+#[derive(Serialize)]
+struct Inspected {
+    data_set: String,
+    shape: String,
+    classes: Vec<String>,
+    parts: Vec<Part>,
+    /// Test images that stand among the training images too, pixel by pixel.
+    shared: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    name: &'static str,
+    images: usize,
+    /// Images of each class.
+    counts: Vec<usize>,
+    /// Of each channel, of values from 0 to 1.
+    mean: Vec<f32>,
+    deviation: Vec<f32>,
+}
+
+pub(super) fn run(args: &args::Data) -> anyhow::Result<u8> {
+    let args::DataCommand::Inspect(args) = &args.command;
+    inspect(args)
+}
+
+fn inspect(args: &args::Inspect) -> anyhow::Result<u8> {
+    let source = data_of(&args.data, &args.set)?;
+    let directory = Path::new("");
+    let train = source.implementation.train(directory).map_err(bad_input)?;
+    let test = match source.implementation.test(directory) {
+        Ok(test) => Some(test),
+        Err(error) => {
+            print::note(&format!("note: no test images: {error:#}"));
+            None
+        }
+    };
+    if let Some(path) = &args.sheet {
+        let sheet = contact_sheet(&train, COLUMNS)?;
+        std::fs::write(path, sheet).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    let part = |name, images: &Labelled| {
+        let normalisation = normalisation_of(&Split::all(images.clone()));
+        let (mean, deviation) = (normalisation.mean, normalisation.deviation);
+        Part { name, images: images.len(), counts: images.class_counts(), mean, deviation }
+    };
+    let mut parts = vec![part("train", &train)];
+    parts.extend(test.as_ref().map(|test| part("test", test)));
+    let all = |images: &Labelled| Split::all(images.clone());
+    let inspected = Inspected {
+        data_set: source.name,
+        shape: train.shape().to_string(),
+        classes: train.classes().to_vec(),
+        parts,
+        shared: test.map(|test| shared_images(&all(&train), &all(&test)).len()),
+    };
+    if args.json {
+        print::json(&inspected);
+    } else {
+        print::result(&as_text(&inspected));
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn as_text(inspected: &Inspected) -> String {
+    let Inspected { data_set, shape, classes, parts, shared } = inspected;
+    let mut text = format!("{data_set}: images of {shape}, {} classes\n\n", classes.len());
+    let mut rows = vec![vec!["part".to_owned(), "images".to_owned(), "of a class".to_owned()]];
+    rows[0].extend(["mean", "deviation"].map(str::to_owned));
+    let numbers = |values: &[f32]| {
+        values.iter().map(|value| format!("{value:.4}")).collect::<Vec<_>>().join(" ")
+    };
+    for part in parts {
+        let least = part.counts.iter().min().copied().unwrap_or(0);
+        let most = part.counts.iter().max().copied().unwrap_or(0);
+        let balance = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        rows.push(vec![
+            part.name.to_owned(),
+            part.images.to_string(),
+            balance,
+            numbers(&part.mean),
+            numbers(&part.deviation),
+        ]);
+    }
+    text += &print::table(&rows);
+    let mut rows = vec![vec!["class".to_owned()]];
+    rows[0].extend(parts.iter().map(|part| part.name.to_owned()));
+    for (class, name) in classes.iter().enumerate() {
+        let mut row = vec![name.clone()];
+        row.extend(parts.iter().map(|part| part.counts[class].to_string()));
+        rows.push(row);
+    }
+    text += &format!("\n\n{}\n", print::table(&rows));
+    match shared {
+        None => {}
+        Some(0) => text += "\nno test image stands among the training images\n",
+        Some(shared) => {
+            text +=
+                &format!("\nwarning: {shared} test images stand among the training images too\n");
+        }
+    }
+    text
+}
