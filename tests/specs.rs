@@ -18,6 +18,13 @@ enum Spoilt {
 
 use Spoilt::{File, Folder as Directory, Missing, Part, Set};
 
+/// The space of [`TINY`] but for its kernels and limits.
+const CONVNET: &str = "[space.convnet]
+start = [\"conv 4\", \"pool\", \"conv 6\", \"global_pool\"]
+filters = [4, 6, 8, 12]
+units = [8]
+";
+
 const CASES: &[(&str, Spoilt)] = &[
     ("a misspelt top key", Part("[[stage]]", "[[stages]]")),
     ("a misspelt transform", Part("[transform.widen]", "[transform.wide]")),
@@ -109,6 +116,22 @@ const CASES: &[(&str, Spoilt)] = &[
             "[space.network]\nstart = \"nowhere.toml\"",
         ),
     ),
+    ("a misspelt preset", Part(CONVNET, "[space.residual]\npreset = \"resnet\"\n")),
+    ("a misspelt option of the residual space", Part(CONVNET, "[space.residual]\nstage = []\n")),
+    ("no stage", Part(CONVNET, "[space.residual]\nstages = []\n")),
+    (
+        "a stage without blocks",
+        Part(CONVNET, "[space.residual]\nstages = [{ blocks = 0, width = 4 }]\n"),
+    ),
+    (
+        "a misspelt key of a residual stage",
+        Part(CONVNET, "[space.residual]\nstages = [{ blocks = 1, widht = 4 }]\n"),
+    ),
+    ("a stage without its width", Part(CONVNET, "[space.residual]\nstages = [{ blocks = 1 }]\n")),
+    ("a dropout of everything", Part(CONVNET, "[space.residual]\ndropout = 1.0\n")),
+    ("a residual start beyond the limits", Part(CONVNET, "[space.residual]\npreset = \"small\"\n")),
+    ("a skip to nowhere", Set("transform.skip.reach=0")),
+    ("a kernel growth with options", Set("transform.grow_kernel.kernels=[5]")),
     ("two things at once", Part("seed = 3", "seed = -3\nnmae = \"tiny\"")),
     ("letters of two bytes", Part("\"pool\"", "\"größe\"")),
     ("--set of an unknown key", Set("child.epoch=2")),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use eas_controller::{Action, Scope};
 use eas_ir::{Network, NodeId, Rng, Shape};
 use eas_transform::{
-    Candidate, Decision, Deepen, Patch, Problem, Replicate, SearchSpace, Target, Transform,
-    Transforms, Widen, WidenGrowth, spaces,
+    AddBlock, Candidate, Decision, Deepen, GrowKernel, Patch, Problem, Replicate, SearchSpace,
+    Skip, Target, Transform, Transforms, Widen, WidenGrowth, spaces,
 };
 use toml::de::{DeTable, DeValue};
 
@@ -21,10 +21,15 @@ pub(crate) struct Setting {
 impl Setting {
     /// Episodes of these actions in a space of plain networks with these options, from its start.
     pub(crate) fn new(options: &str, actions: &[&str]) -> Self {
+        Self::in_space("convnet", options, actions)
+    }
+
+    /// Episodes of these actions in a space with these options, from its start.
+    pub(crate) fn in_space(space: &str, options: &str, actions: &[&str]) -> Self {
         let table = DeTable::parse(options).unwrap();
         let (span, table) = (table.span(), table.into_inner());
         let options = toml::Spanned::new(span, DeValue::Table(table));
-        let space = spaces().unwrap().get("convnet").unwrap().build(options).unwrap();
+        let space = spaces().unwrap().get(space).unwrap().build(options).unwrap();
         let space = space.implementation;
         let input = Shape::Image { channels: 3, height: 32, width: 32 };
         let problem = Problem { input, classes: 10, directory: PathBuf::new() };
@@ -71,6 +76,9 @@ pub(crate) fn transforms() -> Transforms {
     Transforms::new([
         ("widen".to_owned(), Box::new(Widen::default()) as _),
         ("deepen".to_owned(), Box::new(Deepen::default()) as _),
+        ("add_block".to_owned(), Box::new(AddBlock {}) as _),
+        ("grow_kernel".to_owned(), Box::new(GrowKernel {}) as _),
+        ("skip".to_owned(), Box::new(Skip::default()) as _),
         ("widen_growth".to_owned(), Box::new(WidenGrowth::default()) as _),
         ("replicate".to_owned(), Box::new(Replicate::default()) as _),
         ("widen_all".to_owned(), Box::new(WidenAll(Widen::default())) as _),
