@@ -129,7 +129,7 @@ fn the_plan_of_a_run_is_a_spec_that_makes_the_same_run() {
 #[test]
 fn every_reading_command_prints_json() {
     let folder = Folder::with_tiny_run();
-    let commands: [(&[&str], &str); 8] = [
+    let commands: [(&[&str], &str); 10] = [
         (&["list", "--json"], "/0/declared"),
         (&["check", "spec.toml", "--no-forecast", "--json"], "/start_parameters"),
         (&["check", "spec.toml", "--json"], "/forecast/seconds"),
@@ -137,6 +137,8 @@ fn every_reading_command_prints_json() {
         (&["show", "run/best", "--json"], "/classes/0"),
         (&["show", "run", "--json"], "/report/rows/0/test_accuracy"),
         (&["show", "run", "1", "--json"], "/result/certificate/gap"),
+        (&["show", "run/best", "--format", "json"], "/blocks/0/layers"),
+        (&["diff", "run", "--json"], "/changes"),
         (&["trials", "run", "--format", "json"], "/0/ending"),
     ];
     for (command, part) in commands {

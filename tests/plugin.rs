@@ -68,7 +68,7 @@ fn a_search_uses_a_plugins_space_and_transform() {
         assert_eq!(child["ending"]["kind"], "trained", "{child}");
     }
     let best = eas(&["show", "run/best"]).stdout;
-    assert!(best.contains("  add ("), "{best}");
+    assert!(best.contains("add [conv "), "{best}");
     let edit = "branch n3 with kernel 1";
     let model = "run/trials/0000/model";
     let edited = eas(&["transform", model, "--apply", edit, "--out", "child"]).stdout;

@@ -18,12 +18,9 @@ enum Spoilt {
 
 use Spoilt::{File, Folder as Directory, Missing, Part, Set};
 
-/// The space of [`TINY`] but for its kernels and limits.
-const CONVNET: &str = "[space.convnet]
-start = [\"conv 4\", \"pool\", \"conv 6\", \"global_pool\"]
-filters = [4, 6, 8, 12]
-units = [8]
-";
+/// The space of [`TINY`], up to the keys that other spaces have, too.
+const SPACE: &str = "[space.convnet]\n\
+    start = [\"conv 4\", \"pool\", \"conv 6\", \"global_pool\"]\nfilters = [4, 6, 8, 12]\nunits = [8]";
 
 const CASES: &[(&str, Spoilt)] = &[
     ("a misspelt top key", Part("[[stage]]", "[[stages]]")),
@@ -41,6 +38,9 @@ const CASES: &[(&str, Spoilt)] = &[
     ("a misspelt key of a stage", Part("batches = 2", "batchs = 2")),
     ("a misspelt key of a promotion", Set("stage.0.promote.seed=1")),
     ("a promotion of nobody", Set("stage.0.promote.candidates=0")),
+    ("rungs that don't rise", Set("stage.0.halving.rungs=[2, 1]")),
+    ("a rung at the end", Set("stage.0.halving.rungs=[1]")),
+    ("a halving that keeps all", Set("stage.0.halving.eta=1")),
     ("rounds without an end", Set("start.rounds=1000000")),
     ("a gain beyond all accuracy", Set("start.gain=1.5")),
     ("a misspelt key of the start", Set("start.round=1")),
@@ -116,22 +116,37 @@ const CASES: &[(&str, Spoilt)] = &[
             "[space.network]\nstart = \"nowhere.toml\"",
         ),
     ),
-    ("a misspelt preset", Part(CONVNET, "[space.residual]\npreset = \"resnet\"\n")),
-    ("a misspelt option of the residual space", Part(CONVNET, "[space.residual]\nstage = []\n")),
-    ("no stage", Part(CONVNET, "[space.residual]\nstages = []\n")),
+    (
+        "a misspelt preset of residual networks",
+        Part(SPACE, "[space.residual]\npreset = \"resnet\""),
+    ),
+    ("a misspelt option of the residual space", Part(SPACE, "[space.residual]\nstage = []")),
+    ("no stage", Part(SPACE, "[space.residual]\nstages = []")),
     (
         "a stage without blocks",
-        Part(CONVNET, "[space.residual]\nstages = [{ blocks = 0, width = 4 }]\n"),
+        Part(SPACE, "[space.residual]\nstages = [{ blocks = 0, width = 4 }]"),
     ),
     (
         "a misspelt key of a residual stage",
-        Part(CONVNET, "[space.residual]\nstages = [{ blocks = 1, widht = 4 }]\n"),
+        Part(SPACE, "[space.residual]\nstages = [{ blocks = 1, widht = 4 }]"),
     ),
-    ("a stage without its width", Part(CONVNET, "[space.residual]\nstages = [{ blocks = 1 }]\n")),
-    ("a dropout of everything", Part(CONVNET, "[space.residual]\ndropout = 1.0\n")),
-    ("a residual start beyond the limits", Part(CONVNET, "[space.residual]\npreset = \"small\"\n")),
+    ("a stage without its width", Part(SPACE, "[space.residual]\nstages = [{ blocks = 1 }]")),
+    ("a dropout of everything", Part(SPACE, "[space.residual]\ndropout = 1.0")),
+    ("a residual start beyond the limits", Part(SPACE, "[space.residual]\npreset = \"small\"")),
     ("a skip to nowhere", Set("transform.skip.reach=0")),
     ("a kernel growth with options", Set("transform.grow_kernel.kernels=[5]")),
+    ("a misspelt preset", Part(SPACE, "[space.densenet]\npreset = \"smal\"")),
+    ("a misspelt option of dense networks", Part(SPACE, "[space.densenet]\ngrowht = 12")),
+    ("a growth rate of 0", Part(SPACE, "[space.densenet]\ngrowth = 0")),
+    ("a transition that adds channels", Part(SPACE, "[space.densenet]\ncompression = 1.5")),
+    ("a depth that no dense network has", Part(SPACE, "[space.densenet]\ndepth = 39")),
+    (
+        "a first convolution without channels",
+        Part(
+            "[transform.widen]",
+            "[transform.widen_transition]\nfirst_ratio = 0.0\n[transform.widen]",
+        ),
+    ),
     ("two things at once", Part("seed = 3", "seed = -3\nnmae = \"tiny\"")),
     ("letters of two bytes", Part("\"pool\"", "\"größe\"")),
     ("--set of an unknown key", Set("child.epoch=2")),

@@ -77,9 +77,29 @@ Examples:
     #[command(after_help = "\
 Examples:
   eas show network.toml
-  eas show runs/quickstart
-  eas show runs/quickstart 7 --json")]
+  eas show densenet                           a network of eas bench
+  eas show runs/quickstart                    the result, and the best network
+  eas show runs/quickstart 7 --json
+  eas show runs/quickstart --format svg --out best.svg
+  eas show model --format dot | dot -Tpng > model.png
+
+A line of the picture is a block. `2 x` stands before what repeats; `add [...]` and `concat [...]` join
+the branches in brackets; a single branch is joined with its own input. Operations that are no such
+branches are a `web [...]`. Batch norms, activations and dropout are only counted: --nodes lists every
+node.")]
     Show(Show),
+    /// Show in which layers two networks differ
+    #[command(after_help = "\
+Examples:
+  eas diff runs/quickstart                    what the search made of its start network
+  eas diff runs/quickstart --trial 12         what an episode made of its parent
+  eas diff runs/quickstart --trial 3 --trial 12
+  eas diff before.toml runs/quickstart/best --json
+
+`~` is a layer that both have, `+` one that only the second has, `-` one that only the first has. Nodes
+are known by their ids where one network can have come from the other, else by their operations and
+order. The exit code is 0 whether they differ or not.")]
+    Diff(Diff),
     /// List the trials of a run
     #[command(after_help = "\
 Examples:
@@ -289,6 +309,10 @@ pub(crate) enum Template {
     C10Quick,
     /// CIFAR-10, 5,000 images, a small residual network
     C10ResidualQuick,
+    /// CIFAR-10, DenseNet-BC: the paper's space and counts
+    C10Densenet,
+    /// CIFAR-10, 5,000 images, small DenseNets
+    C10DensenetQuick,
 }
 
 #[derive(Debug, clap::Args)]
@@ -300,11 +324,64 @@ pub(crate) struct List {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
-    /// A network file, a model's folder, or a run
+    /// A network file, a model's folder, a run, or the name of a network of eas bench
     #[arg(value_name = "NETWORK|RUN")]
     pub(crate) path: PathBuf,
     /// A trial of the run
+    #[arg(value_name = "TRIAL")]
+    pub(crate) place: Option<u32>,
+    /// The trial, as eas diff is told it
+    #[arg(long, value_name = "N", conflicts_with = "place")]
     pub(crate) trial: Option<u32>,
+    /// How to draw it; of a run its best network
+    #[arg(long, value_enum, default_value_t = Drawing::Text)]
+    pub(crate) format: Drawing,
+    /// List every node instead of drawing blocks
+    #[arg(long, conflicts_with_all = ["format", "json"])]
+    pub(crate) nodes: bool,
+    /// Write to a file, which must not exist yet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print JSON: the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+}
+
+impl Show {
+    /// The trial, whichever way it was named.
+    pub(crate) fn trial(&self) -> Option<u32> {
+        self.trial.or(self.place)
+    }
+
+    /// How to draw it.
+    pub(crate) fn format(&self) -> Drawing {
+        if self.json { Drawing::Json } else { self.format }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Drawing {
+    /// A line a block
+    Text,
+    /// A graph for Graphviz
+    Dot,
+    /// A drawing for browsers and documents
+    Svg,
+    /// All that is known
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Diff {
+    /// A network file, a model's folder, a run, or the name of a network of eas bench
+    #[arg(value_name = "NETWORK|RUN")]
+    pub(crate) first: PathBuf,
+    /// What to compare it with [default: of a run, its start network with its best]
+    #[arg(value_name = "NETWORK|RUN")]
+    pub(crate) second: Option<PathBuf>,
+    /// A trial of the run, compared with its parent; given twice, the first with the second
+    #[arg(long = "trial", value_name = "N", conflicts_with = "second")]
+    pub(crate) trials: Vec<u32>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -227,7 +227,7 @@ impl<'a> Dispatcher<'a> {
     /// The result of the same training, if there was one: as this trial's. What is evaluated again is
     /// trained again.
     fn known(&self, record: &TrialRecord) -> anyhow::Result<Option<TrialResult>> {
-        if record.purpose == Purpose::Reevaluation {
+        if record.anew || record.purpose == Purpose::Reevaluation {
             return Ok(None);
         }
         let mut trained = self.trained.values();
@@ -413,7 +413,7 @@ impl<'a> Dispatcher<'a> {
             index.put(&result)?;
             self.run.settle(&result)?;
         }
-        if record.purpose == Purpose::Child && result.same_as.is_none() && result.is_trained() {
+        if record.purpose == Purpose::Child && result.same_as.is_none() && result.model.is_some() {
             self.trained.insert(record.trial, record);
         }
         self.done.push(result);

@@ -9,7 +9,7 @@ use eas_transform::{Decision, grow_network};
 use serde::Serialize;
 
 use crate::engine::ENGINE;
-use crate::plan::Plan;
+use crate::plan::{Plan, Stage};
 
 /// Random children whose median size stands for all.
 const SAMPLE: usize = 9;
@@ -90,15 +90,17 @@ pub(crate) fn forecast(
     let start_rate = rate(start, data, plan.start.batch, &rng)?;
     let child_rate = rate(&child, data, plan.child.batch, &rng)?;
     let images = data.train.len() as f64;
-    let (start_epochs, grown_epochs) = plan.epochs(plan.children());
+    let (start_epochs, grown_epochs) = plan.epochs(&plan.batches());
     let whole = images * (start_epochs as f64 / start_rate + grown_epochs as f64 / child_rate);
     // The deadline cuts the stages short, and is counted from the run's beginning.
-    let stages = images * plan.epochs_of_stages(plan.children()) as f64 / child_rate;
+    let stages = images * plan.epochs_of_stages(&plan.batches()) as f64 / child_rate;
     let before = images * (plan.start.epochs * (1 + plan.saturation.rounds)) as f64 / start_rate;
     let left = plan.deadline.map(|limit| (limit.as_secs_f64() - before).max(0.0));
     let seconds = whole - left.map_or(0.0, |left| (stages - left).max(0.0));
     let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
-    let models = (plan.children() + promoted + plan.finals.networks + 4) as u64;
+    let of_stage = |stage: &Stage| stage.batches * stage.halving.trials(stage.networks);
+    let children: usize = plan.stages.iter().map(of_stage).sum();
+    let models = (children + promoted + plan.finals.networks + 4) as u64;
     let copies = if plan.child.momentum == eas_train::Momentum::Carry { 2 } else { 1 };
     let disk = models * (child_cost.parameters * 4 * copies + 32 * 1024);
     Ok(Forecast {

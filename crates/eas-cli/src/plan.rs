@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use eas_controller::{Action, Controller};
+use eas_controller::{Action, Controller, Halving, Repeat};
 use eas_train::{DataSource, Recipe};
 use eas_transform::{SearchSpace, Transforms};
 use serde::de::Visitor;
@@ -162,6 +162,10 @@ pub struct Stage {
     pub actions: Vec<Action>,
     /// Whose children it makes.
     pub parent: StageParent,
+    /// Which children are trained to the end.
+    pub halving: Halving,
+    /// What becomes of a network that is proposed again.
+    pub repeat: Repeat,
     /// What its best have to pass before they go on.
     pub promotion: Promotion,
 }
@@ -251,26 +255,39 @@ pub enum FinalWeights {
 }
 
 impl Plan {
-    /// Children that the stages train, repeated networks counted.
+    /// Children that the stages train, repeated and stopped ones counted.
     pub fn children(&self) -> usize {
         self.stages.iter().map(|stage| stage.batches * stage.networks).sum()
     }
 
-    /// Epochs of the stages alone, with so many children, at most.
-    pub fn epochs_of_stages(&self, children: usize) -> usize {
+    /// Batches of each stage.
+    pub fn batches(&self) -> Vec<usize> {
+        self.stages.iter().map(|stage| stage.batches).collect()
+    }
+
+    /// Epochs of a stage's batch, at most.
+    pub fn epochs_of_batch(&self, stage: &Stage) -> usize {
+        stage.halving.epochs(stage.networks, self.child.epochs)
+    }
+
+    /// Epochs of the stages alone, with so many batches each, at most.
+    pub fn epochs_of_stages(&self, batches: &[usize]) -> usize {
+        let stages = self.stages.iter().zip(batches);
+        let children: usize =
+            stages.map(|(stage, batches)| batches * self.epochs_of_batch(stage)).sum();
         let promotions = || self.stages.iter().map(|stage| stage.promotion);
         let again: usize = promotions().map(|p| p.candidates * p.seeds).sum();
         let longer: usize = promotions().map(|promotion| promotion.epochs).sum();
-        (children + again) * self.child.epochs + longer
+        children + again * self.child.epochs + longer
     }
 
-    /// Epochs of a run with so many children: those of the start network, and those of larger ones.
+    /// Epochs of a run with so many batches of each stage: those of the start network, and those of larger ones.
     /// At most, if no line of ancestors has several networks of one stage.
-    pub fn epochs(&self, children: usize) -> (usize, usize) {
+    pub fn epochs(&self, batches: &[usize]) -> (usize, usize) {
         let finals = &self.finals;
         let longer: usize = self.stages.iter().map(|stage| stage.promotion.epochs).sum();
         let mut start = self.start.epochs * (1 + self.saturation.rounds);
-        let mut grown = self.epochs_of_stages(children) + finals.networks * finals.recipe.epochs;
+        let mut grown = self.epochs_of_stages(batches) + finals.networks * finals.recipe.epochs;
         let line = self.stages.len() * self.child.epochs + longer + finals.recipe.epochs;
         let whole = start + line;
         grown += finals.ranked * whole;

@@ -8,6 +8,18 @@ use crate::comparison::Comparison;
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (800, 500);
 
+/// Okabe and Ito's colours, which eyes of all kinds tell apart, without the yellow one: it is faint as a
+/// line on white.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 0, 0),
+];
+
 /// The best validation accuracy against images trained on: a thin line a run, one colour a controller.
 pub(crate) fn curves(comparison: &Comparison) -> anyhow::Result<String> {
     let mut text = String::new();
@@ -35,7 +47,7 @@ fn draw(comparison: &Comparison, text: &mut String) -> Result<(), Box<dyn std::e
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (number, controller) in comparison.controllers.iter().enumerate() {
-        let colour = Palette99::pick(number).to_rgba();
+        let colour = COLOURS[number % COLOURS.len()];
         let own = comparison.curves.iter().filter(|curve| &curve.controller == controller);
         for (place, curve) in own.enumerate() {
             let steps = steps(&curve.points).map(|(images, best)| (images / 1e6, 100.0 * best));

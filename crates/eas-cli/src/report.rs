@@ -28,6 +28,9 @@ pub(crate) struct Report {
     /// Children whose result is another's, as their training is the same.
     #[serde(default)]
     pub(crate) cached: usize,
+    /// Children that were trained for a part of their epochs, as others of their batch were better.
+    #[serde(default)]
+    pub(crate) stopped: usize,
     /// Children that were trained again before they were promoted.
     #[serde(default)]
     pub(crate) reevaluated: Vec<Reevaluated>,
@@ -162,6 +165,10 @@ impl Report {
         if self.cached > 0 {
             let (cached, children) = (self.cached, self.children);
             again.push(format!("{cached} of {children} children were known networks: cached"));
+        }
+        if self.stopped > 0 {
+            let (stopped, children) = (self.stopped, self.children);
+            again.push(format!("{stopped} of {children} children were stopped behind others"));
         }
         let count = self.ranks.len();
         again.extend(self.kendall().map(|tau| {

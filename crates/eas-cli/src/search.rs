@@ -4,117 +4,24 @@
 //! Every decision is a function of the plan, the run's events and published results, so that doing it
 //! all again is how a run is resumed, and how it is verified.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use anyhow::Context;
 use eas_controller::{
-    Assignment, Batches, Evaluator, Outcome, Scope, StopReason, Trial, TrialId, search,
+    Assignment, Batches, Evaluator, Outcome, Repeat, Scope, StopReason, Trial, TrialId, search,
 };
 use eas_ir::{Network, Rng, cost};
 use eas_train::{Momentum, Recipe};
 use eas_transform::Step;
 
 use crate::dispatcher::{Dispatcher, units};
-use crate::plan::{FinalWeights, Plan, Promotion, Stage, StageParent};
+use crate::plan::{FinalWeights, Plan, Promotion, StageParent};
 use crate::report::Rank;
-use crate::runs::{Event, Origin, Purpose, Run, Training, TrialRecord, TrialResult};
-
-/// What trials are called, and how long the stages may take.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Schedule {
-    stages: Vec<StageTrials>,
-    /// The first of the finals.
-    pub(crate) finals: TrialId,
-    /// In seconds of work on the run.
-    pub(crate) deadline: Option<f64>,
-    given_up: BTreeSet<TrialId>,
-}
-
-/// What the trials of a stage are called.
-#[derive(Clone, Debug, PartialEq)]
-struct StageTrials {
-    /// The first of each batch.
-    batches: Vec<TrialId>,
-    /// The first of those that decide about promotion.
-    promotion: TrialId,
-}
-
-impl StageTrials {
-    /// More batches from `next` on, and names anew for the promotion, which may now be of others.
-    fn extend(&mut self, next: &mut u32, batches: usize, stage: &Stage) {
-        for _ in 0..batches {
-            self.batches.push(TrialId(*next));
-            *next += stage.networks as u32;
-        }
-        self.promotion = TrialId(*next);
-        *next += stage.promotion.trials() as u32;
-    }
-}
-
-impl Schedule {
-    /// The plan's, with what happened to it since.
-    pub(crate) fn new(plan: &Plan, events: &[Event]) -> Self {
-        let mut next = 1 + plan.saturation.rounds as u32;
-        let stages = plan.stages.iter().map(|stage| {
-            let mut trials = StageTrials { batches: Vec::new(), promotion: TrialId(next) };
-            trials.extend(&mut next, stage.batches, stage);
-            trials
-        });
-        let stages = stages.collect();
-        let mut schedule = Schedule {
-            stages,
-            finals: TrialId(next),
-            deadline: plan.deadline.map(|limit| limit.as_secs_f64()),
-            given_up: BTreeSet::new(),
-        };
-        for event in events {
-            match event {
-                Event::Deadline { given_up } => schedule.given_up.extend(given_up),
-                Event::Extended { first_trial, batches: count, deadline } => {
-                    let mut next = first_trial.0;
-                    if let (Some(trials), Some(stage)) =
-                        (schedule.stages.last_mut(), plan.stages.last())
-                    {
-                        trials.extend(&mut next, *count, stage);
-                    }
-                    schedule.finals = TrialId(next);
-                    if deadline.is_some() {
-                        schedule.deadline = *deadline;
-                        schedule.given_up.clear();
-                    }
-                }
-                Event::Build { .. } | Event::TestOpened { .. } => {}
-            }
-        }
-        schedule
-    }
-
-    /// Children that the stages train, repeated networks counted.
-    pub(crate) fn children(&self, plan: &Plan) -> usize {
-        let stages = self.stages.iter().zip(&plan.stages);
-        stages.map(|(trials, stage)| trials.batches.len() * stage.networks).sum()
-    }
-
-    /// Trials of the whole run at most.
-    pub(crate) fn trials(&self, plan: &Plan) -> usize {
-        let times = usize::from(plan.finals.compare) + usize::from(plan.finals.equal_compute);
-        let compared = plan.finals.ranked
-            + match plan.finals.weights {
-                FinalWeights::Inherited => 2 * times,
-                FinalWeights::Scratch => times,
-            };
-        let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
-        let start = 1 + plan.saturation.rounds;
-        start + self.children(plan) + promoted + plan.finals.networks + compared
-    }
-
-    /// Units of the progress bar for all of it.
-    pub(crate) fn units(&self, plan: &Plan) -> u64 {
-        let (start, grown) = plan.epochs(self.children(plan));
-        units(start + grown)
-    }
-}
+use crate::runs::{Continued, Origin, Part, Purpose, Run, Training, TrialRecord, TrialResult};
+use crate::schedule::Schedule;
 
 /// Names of trials that the winner is compared with.
 const COMPARED: u32 = 4;
@@ -292,9 +199,7 @@ impl<'a, 'd> Search<'a, 'd> {
                     (best.unwrap_or(first), stream.split("frontier").split_index(part as u64))
                 }
             };
-            let (results, reason) = self.grow(number, &parent.result, batches, &stream)?;
-            let child = |result| parent.trained_on(&self.plan.child, result);
-            let children: Vec<Candidate> = results.into_iter().map(child).collect();
+            let Grown { children, reason } = self.grow(number, parent, batches, &stream)?;
             grown.children.extend(children);
             grown.reason = reason;
             if reason == StopReason::Stopped {
@@ -318,7 +223,8 @@ impl<'a, 'd> Search<'a, 'd> {
                 children.iter().filter(|c| c.score.is_some()).take(candidates).cloned().collect();
             let mut records = Vec::new();
             for (rank, candidate) in chosen.iter().enumerate() {
-                let known = self.trials.run.record(candidate.result.trial)?;
+                let known =
+                    TrialRecord { part: None, ..self.trials.run.record(candidate.result.trial)? };
                 for place in rank * seeds..(rank + 1) * seeds {
                     let seed = stream.split_index(place as u64).seed();
                     let (trial, purpose) = (id(place), Purpose::Reevaluation);
@@ -358,15 +264,16 @@ impl<'a, 'd> Search<'a, 'd> {
         Ok(Grown { children, reason: StopReason::Finished })
     }
 
-    /// Has a parent's children trained, batch by batch; returns them, each network once.
+    /// Has a parent's children trained, batch by batch. Returns those that were trained to the end, each
+    /// network once, as it came out best, with the mean accuracy of all its trainings.
     fn grow(
         &mut self,
         number: usize,
-        parent: &TrialResult,
+        parent: &Candidate,
         first_trials: &[TrialId],
         stream: &Rng,
-    ) -> anyhow::Result<(Vec<TrialResult>, StopReason)> {
-        let network = self.trials.run.model_of(parent)?.model.network().clone();
+    ) -> anyhow::Result<Grown> {
+        let network = self.trials.run.model_of(&parent.result)?.model.network().clone();
         let stage = &self.plan.stages[number];
         let scope = Scope {
             space: self.plan.space.implementation.as_ref(),
@@ -376,18 +283,22 @@ impl<'a, 'd> Search<'a, 'd> {
             parent: &network,
         };
         let batches = Batches {
-            parent: parent.trial,
+            parent: parent.result.trial,
             first_trials: first_trials.to_vec(),
             networks: stage.networks,
+            epochs: self.plan.child.epochs,
+            halving: stage.halving.clone(),
+            repeat: stage.repeat,
         };
         let run = self.trials.run;
         let (bar, index) = (self.dispatcher.bar().clone(), self.dispatcher.index());
-        let child_units = units(self.plan.child.epochs);
+        let (planned, asked) = (self.plan.epochs_of_batch(stage), Cell::new(0));
         let mut evaluator = Children {
             dispatcher: self.dispatcher,
             trials: self.trials,
             recipe: &self.plan.child,
-            parent,
+            parent: &parent.result,
+            anew: stage.repeat == Repeat::Retrain,
         };
         let (trials, reason) = search(
             &scope,
@@ -396,22 +307,46 @@ impl<'a, 'd> Search<'a, 'd> {
             &mut evaluator,
             stream,
             &mut |event| {
-                if let eas_controller::Event::Ended(trial) = event
-                    && let Some(same) = trial.same_as
-                {
-                    if let Some(result) = repeat(run, trial, same)? {
-                        bar.line(&result.line());
-                        index.map_or(Ok(()), |index| index.put(&result))?;
-                        run.settle(&result)?;
+                match event {
+                    eas_controller::Event::Assigned(assignments) => {
+                        let epochs = assignments.iter().map(|assigned| assigned.epochs.len());
+                        asked.set(asked.get() + epochs.sum::<usize>());
                     }
-                    bar.advance(child_units);
+                    eas_controller::Event::Ended(trial) => {
+                        if let Some(same) = trial.same_as
+                            && let Some(result) = repeat(run, trial, same)?
+                        {
+                            bar.line(&result.line());
+                            index.map_or(Ok(()), |index| index.put(&result))?;
+                            run.settle(&result)?;
+                        }
+                    }
+                    // What was repeated, or ended before its time, counts as done.
+                    eas_controller::Event::Observed { .. } => {
+                        bar.advance(units(planned.saturating_sub(asked.take())));
+                    }
                 }
                 Ok(())
             },
         )?;
-        let own = trials.iter().filter(|trial| trial.same_as.is_none());
-        let results = own.map(|trial| run.result(trial.id)).collect::<anyhow::Result<Vec<_>>>()?;
-        Ok((results.into_iter().filter(|result| result.same_as.is_none()).collect(), reason))
+        let estimates: BTreeMap<TrialId, Option<f64>> =
+            trials.iter().map(|trial| (trial.first, trial.estimate)).collect();
+        let mut best: BTreeMap<TrialId, TrialResult> = BTreeMap::new();
+        for trial in trials.iter().filter(|trial| trial.same_as.is_none() && trial.is_trained()) {
+            let result = run.result(trial.id)?;
+            // What another stage trained is among the candidates already.
+            let known = best.get(&trial.first);
+            if result.same_as.is_none()
+                && known.is_none_or(|known| result.compare(known) == Ordering::Less)
+            {
+                best.insert(trial.first, result);
+            }
+        }
+        let child = |(first, result)| Candidate {
+            score: estimates.get(&first).copied().flatten(),
+            ..parent.trained_on(&self.plan.child, result)
+        };
+        Ok(Grown { children: best.into_iter().map(child).collect(), reason })
     }
 
     /// Finals and what they are compared with.
@@ -570,15 +505,16 @@ fn repeat(run: &Run, trial: &Trial, same: TrialId) -> anyhow::Result<Option<Tria
         }
         fresh @ Origin::Fresh { .. } => fresh,
     };
-    run.begin(&TrialRecord { trial: trial.id, origin, ..known })?;
+    let record = TrialRecord { trial: trial.id, origin, part: None, ..known };
+    run.begin(&record)?;
     if run.published(trial.id)?.is_some() {
         return Ok(None);
     }
-    let (id, steps) = (trial.id, trial.steps.clone());
-    let known = run.result(same)?;
-    let same_as = Some(known.same_as.unwrap_or(same));
-    run.publish(&TrialResult { trial: id, steps, same_as, attempt: 0, seconds: 0.0, ..known })
-        .map(Some)
+    let TrialResult { same_as, ending, certificate, drift, model, momentum, .. } =
+        run.result(same)?;
+    let same_as = Some(same_as.unwrap_or(same));
+    let own = record.ended(ending, 0, 0.0);
+    run.publish(&TrialResult { same_as, certificate, drift, model, momentum, ..own }).map(Some)
 }
 
 impl Trials<'_> {
@@ -643,16 +579,58 @@ struct Children<'a, 'd> {
     trials: Trials<'a>,
     recipe: &'a Recipe,
     parent: &'a TrialResult,
+    /// Whether a child is trained even where its result is known.
+    anew: bool,
+}
+
+impl Children<'_, '_> {
+    /// A child's training, or the first part of it.
+    fn begin(&self, assignment: Assignment) -> anyhow::Result<TrialRecord> {
+        let Assignment { trial, steps, network, epochs, seed, .. } = assignment;
+        let recipes = vec![self.recipe.clone()];
+        let origin = grown(self.parent, steps, &recipes)?;
+        let purpose = Purpose::Child;
+        let record = self.trials.record(trial, purpose, origin, &network, recipes, false, seed)?;
+        let record = TrialRecord { anew: self.anew, ..record };
+        let whole = epochs.end >= self.recipe.epochs;
+        Ok(if whole { record } else { self.part(record, epochs, None) })
+    }
+
+    /// The part behind a trial: of the training that it is a part of, whatever trial that began as.
+    fn go_on(
+        &self,
+        trial: TrialId,
+        before: TrialId,
+        epochs: Range<usize>,
+    ) -> anyhow::Result<TrialRecord> {
+        let run = self.trials.run;
+        let TrialResult { same_as, model, momentum, .. } = run.result(before)?;
+        let left = model.zip(momentum);
+        let (model, momentum) =
+            left.with_context(|| format!("trial {before} can't be gone on from"))?;
+        let continues = Continued { trial: before, model, momentum };
+        let record = TrialRecord { trial, ..run.record(same_as.unwrap_or(before))? };
+        Ok(self.part(record, epochs, Some(continues)))
+    }
+
+    fn part(
+        &self,
+        record: TrialRecord,
+        epochs: Range<usize>,
+        continues: Option<Continued>,
+    ) -> TrialRecord {
+        let keep_momentum = self.trials.keep_momentum || epochs.end < self.recipe.epochs;
+        TrialRecord { part: Some(Part { epochs, continues }), keep_momentum, ..record }
+    }
 }
 
 impl Evaluator for Children<'_, '_> {
     fn submit(&mut self, assignments: Vec<Assignment>) -> anyhow::Result<()> {
-        for Assignment { trial, steps, network, seed, .. } in assignments {
-            let recipes = vec![self.recipe.clone()];
-            let origin = grown(self.parent, steps, &recipes)?;
-            let purpose = Purpose::Child;
-            let record =
-                self.trials.record(trial, purpose, origin, &network, recipes, false, seed)?;
+        for assignment in assignments {
+            let record = match assignment.continues {
+                None => self.begin(assignment)?,
+                Some(before) => self.go_on(assignment.trial, before, assignment.epochs)?,
+            };
             self.dispatcher.submit(record)?;
         }
         Ok(())

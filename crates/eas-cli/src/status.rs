@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::print::{self, percent};
 use crate::report::Report;
 use crate::runs::{Holder, Purpose, Run, TrialResult};
-use crate::search::Schedule;
+use crate::schedule::Schedule;
 
 /// How far a run has come.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -100,7 +100,7 @@ impl Status {
             coordinator,
             done: results.len(),
             planned: schedule.as_ref().map(|(plan, schedule)| schedule.trials(plan)),
-            failed: results.iter().filter(|result| !result.is_trained()).count(),
+            failed: results.iter().filter(|result| !result.ending.has_model()).count(),
             best,
             under_way,
             seconds: run.seconds(),

@@ -91,8 +91,13 @@ impl Workshop<'_> {
         self.run.publish(&result).map(Some)
     }
 
-    /// The parent's model, where there is one, and the network to be trained.
+    /// The model that is grown or gone on from, where there is one, and the network to be trained.
     fn parent(&self, record: &TrialRecord) -> anyhow::Result<(Option<Model>, Network)> {
+        if let Some(before) = record.continues() {
+            let model = self.run.model(before.model)?.model;
+            let network = model.network().clone();
+            return Ok((Some(model), network));
+        }
         match &record.origin {
             Origin::Fresh { network } => {
                 Ok((None, Network::from_toml(network).context("trial.json: not a network")?))
@@ -113,6 +118,13 @@ impl Workshop<'_> {
         parent: Option<&Model>,
         network: &Network,
     ) -> anyhow::Result<Result<Ready, TrialResult>> {
+        if let (Some(model), Some(before)) = (parent, work.record.continues()) {
+            let TrialResult { certificate, drift, .. } = self.run.result(before.trial)?;
+            let momentum = self.run.momentum(before.momentum)?;
+            let mut ready = ready(model.clone(), Some(momentum), certificate.zip(drift));
+            ready.progress.position.epoch = work.record.begin();
+            return Ok(Ok(ready));
+        }
         let (Some(parent), Origin::Grown { momentum, steps, .. }) = (parent, &work.record.origin)
         else {
             let model = Model::initialise(network.clone(), &work.rng)?;
@@ -206,6 +218,7 @@ impl Workshop<'_> {
                 momentum.clear();
             }
             let before: usize = record.recipes[..index].iter().map(|recipe| recipe.epochs).sum();
+            let until = record.part.as_ref().map_or(recipe.epochs, |part| part.epochs.end);
             let rng = work.rng.split("train").split_index(index as u64);
             let network = model.network().clone();
             let mut failed: anyhow::Result<()> = Ok(());
@@ -214,7 +227,7 @@ impl Workshop<'_> {
                     eas_train::Progress::Step { position, steps, parameters, .. } => {
                         failpoint("trial.step");
                         let part = position.step as f64 / steps.max(1) as f64;
-                        work.beat((before + position.epoch) as f64 + part)?;
+                        work.beat((before + position.epoch - record.begin()) as f64 + part)?;
                         let stops = stop::interrupted();
                         let due = stops || work.kept.elapsed() >= self.checkpoint;
                         // What has left the finite numbers is about to be noticed as diverged.
@@ -248,8 +261,8 @@ impl Workshop<'_> {
                 Start { model: &model, momentum: Some(&momentum), position },
                 data,
                 recipe,
-                recipe.epochs,
-                &|epoch| epoch + 1 == recipe.epochs,
+                until,
+                &|epoch| epoch + 1 == until,
                 &rng,
                 &mut |told| match on_progress(told) {
                     Ok(false) => ControlFlow::Continue(()),
@@ -285,7 +298,7 @@ impl Workshop<'_> {
             true => Some(self.run.keep_momentum(work.attempt, &momentum)?),
             false => None,
         };
-        Ok(Some(TrialResult { model, momentum, ..ended(work, Ending::Trained { accuracy }) }))
+        Ok(Some(TrialResult { model, momentum, ..ended(work, record.trained(accuracy)) }))
     }
 }
 

@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DAMAGED: i32 = 4;
 
 /// A start network that is trained on, a stage whose best are trained again and longer, one that grows
-/// the best anew in each batch, two finals, and a checkpoint after every step.
+/// the best anew in each batch, one that trains only the best of a batch to the end and a network anew each
+/// time, two finals, and a checkpoint after every step.
 const SPEC: &str = r#"
 schema = 1
 name = "tiny"
@@ -42,7 +43,7 @@ epochs = 2
 rounds = 1
 [child]
 recipe = "quick"
-epochs = 1
+epochs = 2
 momentum = "carry"
 [[stage]]
 batches = 2
@@ -54,6 +55,13 @@ batches = 2
 networks = 2
 actions = ["widen x1", "deepen x1"]
 parent = "frontier"
+[[stage]]
+batches = 2
+networks = 4
+actions = ["widen x1"]
+parent = "start"
+halving = { rungs = [1], eta = 2 }
+repeat = "retrain"
 [final]
 equal_compute = true
 ranked = 2
@@ -280,7 +288,7 @@ fn a_frontier_grows_the_best_anew_in_each_batch() {
         .map(|(_, half)| half)
         .sum::<f64>();
     let mut known = vec![start, promoted];
-    for batch in children[6..].chunks(2) {
+    for batch in children[6..10].chunks(2) {
         let parent = best(&known, accuracy);
         assert!(accuracy(parent) >= other, "the seed makes this a test of the frontier alone");
         for child in batch {
@@ -291,13 +299,101 @@ fn a_frontier_grows_the_best_anew_in_each_batch() {
 }
 
 #[test]
+fn the_best_of_a_batch_go_on_as_if_they_had_never_been_stopped() {
+    let place = Place::new();
+    succeeds(&mut place.search("whole", &["stage.2.halving.rungs=[]"]));
+    let whole = outcome(&place.path("whole"));
+    let children = &undisturbed("child")[10..];
+    let first = &children[0]["trial"];
+    let (parts, went_on): (Vec<&Value>, Vec<&Value>) =
+        children.iter().take(6).partition(|part| part["continues"].is_null());
+    assert_eq!((parts.len(), went_on.len()), (4, 2), "{children:#?}");
+    let reached = |part: &&Value| accuracy(part);
+    let mut best = parts.clone();
+    best.sort_by(|a, b| reached(b).total_cmp(&reached(a)));
+    for part in &parts {
+        assert_eq!((&part["ending"]["kind"], &part["epochs"]), (&"stopped".into(), &1.into()));
+        let next = went_on.iter().find(|next| next["continues"] == part["trial"]);
+        let chosen = best[..2].iter().any(|best| best["trial"] == part["trial"]);
+        assert_eq!(next.is_some(), chosen, "first trial {first}: {part}");
+        if let Some(next) = next {
+            let undivided = &whole[&format!("{}/result.json", part["trial"].as_str().unwrap())];
+            for key in ["ending", "model", "momentum", "certificate", "drift", "steps", "parent"] {
+                assert_eq!(next[key], undivided[key], "{key} of {next}");
+            }
+        }
+    }
+    assert_eq!(UNDISTURBED["report"]["stopped"], 4, "{}", UNDISTURBED["report"]);
+    assert_eq!(UNDISTURBED["report"]["children"], 18);
+}
+
+#[test]
+fn a_network_that_is_proposed_again_is_trained_anew_where_the_stage_says_so() {
+    for (repeat, anew) in [("retrain", true), ("reuse", false)] {
+        let place = Place::new();
+        let set = [&format!("stage.2.repeat={repeat}"), "stage.2.halving.rungs=[]"];
+        succeeds(&mut place.search("run", &set));
+        let all = outcome(&place.path("run"));
+        let children: Vec<&Value> = all
+            .values()
+            .filter(|value| value["purpose"] == "child" && value["ending"].is_object())
+            .skip(10)
+            .collect();
+        let networks: BTreeSet<String> =
+            children.iter().map(|child| child["fingerprint"].to_string()).collect();
+        assert!(networks.len() < 8, "the seed makes this a test: a network is proposed twice");
+        let trained = children.iter().filter(|child| child["same_as"].is_null()).count();
+        assert_eq!(trained == 8, anew, "{repeat}: {children:#?}");
+        succeeds(&mut eas("verify", &place.path("run")));
+    }
+}
+
+#[test]
+fn a_deadline_within_a_promotion_is_kept_to_for_ever() {
+    let place = Place::new();
+    let run = place.path("run");
+    succeeds(&mut place.search("run", &[]));
+    // As the run was while its third re-evaluation was trained, when the deadline came.
+    let again = undisturbed("reevaluation")[2]["trial"].as_str().unwrap();
+    fs::remove_file(run.join(format!("trials/{again}/result.json"))).unwrap();
+    for entry in fs::read_dir(run.join("trials")).unwrap() {
+        let folder = entry.unwrap();
+        if folder.file_name().to_str().unwrap() > again {
+            fs::remove_dir_all(folder.path()).unwrap();
+        }
+    }
+    fs::remove_file(run.join("report.json")).unwrap();
+    fs::remove_file(run.join("events.jsonl")).unwrap();
+    let plan = fs::read_to_string(run.join("plan.toml")).unwrap();
+    let due = plan.replace("[run]\n", "[run]\ndeadline = \"1ms\"\n");
+    assert_ne!(due, plan);
+    fs::write(run.join("plan.toml"), due).unwrap();
+    succeeds(&mut eas("resume", &run));
+    let events = fs::read_to_string(run.join("events.jsonl")).unwrap();
+    assert!(events.lines().next().unwrap().contains(again), "{events}");
+    let before = outcome(&run);
+    assert!(!before.values().any(|result| result["purpose"] == "promoted"));
+    let final_of = before.values().find(|v| v["purpose"] == "final" && v["ending"].is_object());
+    let known: Vec<&Value> = [undisturbed("start"), undisturbed("child")[..6].to_vec()].concat();
+    assert_eq!(final_of.unwrap()["parent"], best(&known, accuracy)["trial"]);
+    succeeds(eas("verify", &run).arg("--rebuild"));
+    // Made again with all the time in the world, it gives up the same.
+    fs::remove_file(run.join("report.json")).unwrap();
+    fs::write(run.join("plan.toml"), plan.replace("[run]\n", "[run]\ndeadline = \"1h\"\n"))
+        .unwrap();
+    succeeds(&mut eas("resume", &run));
+    assert_eq!(outcome(&run), before);
+    succeeds(&mut eas("verify", &run));
+}
+
+#[test]
 fn a_comparison_goes_on_where_it_stopped_and_gives_each_controller_the_same() {
     let place = Place::new();
     let compare = |folder: &str, more: &[&str]| {
         let mut command = eas("compare", &place.path("spec.toml"));
         command.args(["--controllers", "random,reinforce", "--seeds", "2", "--ranked", "2"]);
         // Six children of the first stage and two batches of the second.
-        command.args(["--budget", "1600", "--json", "--out"]).arg(place.path(folder)).args(more);
+        command.args(["--budget", "3200", "--json", "--out"]).arg(place.path(folder)).args(more);
         command
     };
     let whole = succeeds(&mut compare("whole", &[])).stdout;
@@ -306,7 +402,7 @@ fn a_comparison_goes_on_where_it_stopped_and_gives_each_controller_the_same() {
     let stopped = output(compare("parts", &[]).env("EAS_FAILPOINT", wish));
     assert!(!stopped.status.success() && marker.exists(), "{}", said(&stopped));
     assert_eq!(succeeds(&mut compare("parts", &["--workers", "1"])).stdout, whole);
-    let refused = output(&mut compare("whole", &["--set", "child.epochs=2"]));
+    let refused = output(&mut compare("whole", &["--set", "child.epochs=3"]));
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     assert!(said(&refused).contains("another spec or budget made this run"), "{}", said(&refused));
     let compared: Value = serde_json::from_slice(&whole).unwrap();
@@ -717,7 +813,7 @@ fn another_program_goes_on_with_a_run_only_where_that_is_accepted() {
 fn a_deadline_hands_over_what_there_is_and_can_be_put_off() {
     let place = Place::new();
     let run = place.path("run");
-    let set = ["run.deadline=0s", "stage.1.promote.seeds=1", "stage.1.promote.epochs=1"];
+    let set = ["run.deadline=0s", "stage.2.promote.seeds=1", "stage.2.promote.epochs=1"];
     succeeds(&mut place.search("run", &set));
     for name in ["event.before", "event.written"] {
         let wish = format!("{name}=abort={}", place.path(&format!("{name}.marker")).display());
@@ -730,15 +826,19 @@ fn a_deadline_hands_over_what_there_is_and_can_be_put_off() {
     succeeds(&mut eas("verify", &run));
     succeeds(eas("resume", &run).args(["--extend-deadline", "1h", "--extend-batches", "1"]));
     let report = json(&run.join("report.json"));
-    // Ten of the plan, and a batch of two.
-    assert_eq!(report["children"], 12, "{report}");
+    // Eighteen of the plan, and a batch of four.
+    assert_eq!(report["children"], 22, "{report}");
     succeeds(&mut eas("verify", &run));
     // Other children may be the best now, so that other trials decide about them.
     succeeds(eas("resume", &run).args(["--extend-batches", "1"]));
-    let reevaluated = json(&run.join("report.json"))["reevaluated"].as_array().unwrap().len();
-    assert_eq!(reevaluated, 2 + 3);
+    let reported = json(&run.join("report.json"))["reevaluated"].as_array().unwrap().len();
     succeeds(&mut eas("verify", &run));
     let results = outcome(&run);
+    let again = results.values().filter(|result| result["purpose"] == "reevaluation");
+    let networks: BTreeSet<String> =
+        again.map(|again| format!("{} {}", again["parent"], again["fingerprint"])).collect();
+    assert_eq!(reported, networks.iter().filter(|name| !name.starts_with("null")).count());
+    assert!(reported >= 2 + 3, "{networks:?}");
     for (key, value) in UNDISTURBED.iter().filter(|(_, value)| value["purpose"] == "child") {
         assert_eq!(results.get(key), Some(value), "{key}");
     }

@@ -48,14 +48,10 @@ fn time(name: &str, controller: &mut dyn Controller, scope: &Scope<'_>) -> anyho
         let began = Instant::now();
         let proposals = controller.propose(scope, NETWORKS as usize, &Rng::new(batch))?;
         proposing = proposing.min(each(began.elapsed()));
-        let trial = |Proposal { steps }| Trial {
-            id: TrialId(1),
-            parent: TrialId(0),
-            fingerprint: scope.parent.fingerprint(),
-            ending: Ending::Trained { accuracy: Some(0.1 * batch as f64) },
-            steps,
-            same_as: None,
-        };
+        let fingerprint = scope.parent.fingerprint();
+        let ending = || Ending::Trained { accuracy: Some(0.1 * batch as f64) };
+        let trial =
+            |Proposal { steps }| Trial::once(TrialId(1), TrialId(0), steps, fingerprint, ending());
         let trials: Vec<Trial> = proposals.into_iter().map(trial).collect();
         let began = Instant::now();
         controller.observe(scope, &trials)?;

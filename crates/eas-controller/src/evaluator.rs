@@ -1,5 +1,7 @@
 //! The seam between choosing and training. No tensors cross it.
 
+use std::ops::Range;
+
 use eas_ir::Network;
 use eas_transform::Step;
 
@@ -16,6 +18,12 @@ pub struct Assignment {
     pub steps: Vec<Step>,
     /// The child's architecture.
     pub network: Network,
+    /// The epochs to train it for. Behind all that it is trained for in the stage, it has ended; behind
+    /// fewer, it is [stopped](crate::Ending::Stopped).
+    pub epochs: Range<usize>,
+    /// The trial that it goes on from, where `epochs` begins later than at 0: of the same child, with
+    /// the same seed.
+    pub continues: Option<TrialId>,
     /// Seed of all that is random in the trial: what is replicated, noise, order of the images.
     pub seed: u64,
 }

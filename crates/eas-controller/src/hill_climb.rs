@@ -6,7 +6,7 @@ use eas_ir::{Built, Plugin, Rng, parse_options, resolved_options};
 use serde::{Deserialize, Serialize};
 
 use crate::controller::{Controller, Proposal};
-use crate::mutation::{Chain, Chains, mutate};
+use crate::mutation::{Chains, mutate};
 use crate::registry::ControllerPlugin;
 use crate::scope::Scope;
 use crate::trial::Trial;
@@ -69,7 +69,11 @@ impl Controller for HillClimb {
         rng: &Rng,
     ) -> anyhow::Result<Vec<Proposal>> {
         self.chains.begin(scope.parent);
-        let best = self.chains.known.first().map_or(Vec::new(), |chain| chain.steps.clone());
+        // Of equals the first seen stays. One that was trained again may have fallen behind another.
+        let known = self.chains.known.iter();
+        let best =
+            known.reduce(|best, next| if next.accuracy > best.accuracy { next } else { best });
+        let best = best.map_or(Vec::new(), |chain| chain.steps.clone());
         let neighbour = |index: usize| {
             let (mut steps, edits) = (best.clone(), self.options.edits.get());
             let unchanged = self.options.keep && count > 1 && index + 1 == count;
@@ -84,11 +88,6 @@ impl Controller for HillClimb {
     fn observe(&mut self, scope: &Scope<'_>, batch: &[Trial]) -> anyhow::Result<()> {
         self.chains.begin(scope.parent);
         self.chains.learn(batch);
-        // Of equals the first seen stays.
-        let better =
-            |best: Chain, next: Chain| if next.accuracy > best.accuracy { next } else { best };
-        let best = std::mem::take(&mut self.chains.known).into_iter().reduce(better);
-        self.chains.known.extend(best);
         Ok(())
     }
 }

@@ -6,9 +6,11 @@
 //! depend on which trial ended first.
 
 mod action;
+mod batch;
 mod controller;
 mod evaluator;
 mod evolution;
+mod halving;
 mod hill_climb;
 mod mutation;
 mod random;
@@ -22,6 +24,7 @@ pub use action::{Action, ParseActionError};
 pub use controller::{Controller, Proposal};
 pub use evaluator::{Assignment, Evaluator};
 pub use evolution::{Evolution, EvolutionOptions};
+pub use halving::{Halving, Repeat};
 pub use hill_climb::{HillClimb, HillClimbOptions};
 pub use random::Random;
 pub use registry::{ControllerPlugin, controllers};

@@ -4,7 +4,7 @@ use eas_ir::{Network, Rng};
 use eas_transform::{Decision, Step, grow_network};
 
 use crate::scope::{EpisodeError, Scope, pick_one, take_all};
-use crate::trial::Trial;
+use crate::trial::{Ending, Trial, TrialId};
 
 /// Chains of edits from one parent, with what became of them.
 ///
@@ -17,9 +17,12 @@ pub(crate) struct Chains {
     pub(crate) known: Vec<Chain>,
 }
 
-/// The edits that make a network of the parent, and the network's accuracy.
+/// The edits that make a network of the parent, and the network's accuracy, the mean of all its
+/// trainings.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chain {
+    /// Stands for the network.
+    first: TrialId,
     pub(crate) steps: Vec<Step>,
     pub(crate) accuracy: f64,
 }
@@ -32,11 +35,18 @@ impl Chains {
         }
     }
 
-    /// Takes in what a batch says of its networks; a trial without an accuracy says nothing.
+    /// Takes in what a batch says of its networks; a trial without an accuracy says nothing. One that was
+    /// stopped tells against its network where that is known, but no chain goes on from it.
     pub(crate) fn learn(&mut self, batch: &[Trial]) {
-        let chain =
-            |trial: &Trial| Some(Chain { steps: trial.steps.clone(), accuracy: trial.measured()? });
-        self.known.extend(batch.iter().filter_map(chain));
+        for trial in batch {
+            let Some(accuracy) = trial.estimate else { continue };
+            let same = |chain: &&mut Chain| chain.first == trial.first;
+            self.known.iter_mut().filter(same).for_each(|chain| chain.accuracy = accuracy);
+            if !matches!(trial.ending, Ending::Stopped { .. }) {
+                let steps = trial.steps.clone();
+                self.known.push(Chain { first: trial.first, steps, accuracy });
+            }
+        }
     }
 }
 

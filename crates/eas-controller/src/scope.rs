@@ -4,6 +4,8 @@
 //! each chosen edit on the architecture, and mask what no longer fits. So a controller never builds
 //! an edit itself, and nothing illegal is ever sampled.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use eas_ir::{Network, NodeId};
 use eas_transform::{Candidate, Edit, SearchSpace, Step, Token, Transforms};
@@ -75,10 +77,16 @@ pub fn every_site(
     decide: &mut dyn FnMut(&Edit) -> bool,
 ) -> Result<Step, EpisodeError> {
     let mut offered = scope.offered(transform, network)?;
-    let mut sites: Vec<NodeId> = offered.iter().map(|edit| edit.site).collect();
-    sites.dedup();
+    // What an edit makes has no say in its own step, which so comes to an end.
+    let before: BTreeSet<NodeId> = network.nodes().iter().map(|node| node.id).collect();
+    let mut passed = BTreeSet::new();
     let mut step = Step::new();
-    for site in sites {
+    loop {
+        let open = |site: &NodeId| before.contains(site) && !passed.contains(site);
+        // Looked for anew each time, since an edit may open a site: a wider first convolution does so
+        // for the transition behind it.
+        let Some(site) = offered.iter().map(|edit| edit.site).find(open) else { return Ok(step) };
+        passed.insert(site);
         // Only the edit in question is tried out: there may be dozens, and each costs a whole network.
         let mut of_site = offered.iter().filter(|edit| edit.site == site);
         let legal = of_site.find_map(|edit| Some((scope.made(network, edit)?, edit.clone())));
@@ -89,7 +97,6 @@ pub fn every_site(
             step.push(edit);
         }
     }
-    Ok(step)
 }
 
 /// A step of one edit, chosen factor by factor along the tree of legal paths: at each level `choose`

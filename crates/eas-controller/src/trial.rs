@@ -48,6 +48,14 @@ pub enum Ending {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         accuracy: Option<f64>,
     },
+    /// It was compared with others of its batch behind a part of its epochs. Where it was among the
+    /// best, another trial goes on from this one.
+    Stopped {
+        /// Epochs that it was trained for.
+        epochs: usize,
+        /// Share of the validation images classified right there, 0 to 1.
+        accuracy: f64,
+    },
     /// Its loss or weights left the finite numbers.
     Diverged {
         /// In this epoch, from 0.
@@ -65,6 +73,23 @@ pub enum Ending {
     },
 }
 
+impl Ending {
+    /// Whether there is a network with weights that were trained.
+    pub fn has_model(&self) -> bool {
+        matches!(self, Ending::Trained { .. } | Ending::Stopped { .. })
+    }
+
+    /// What a training says of its network: its accuracy, 0 where it diverged, and nothing where it was
+    /// stopped, refused or could not be carried out.
+    pub(crate) fn measured(&self) -> Option<f64> {
+        match self {
+            Ending::Trained { accuracy } => *accuracy,
+            Ending::Diverged { .. } => Some(0.0),
+            Ending::Stopped { .. } | Ending::Refused { .. } | Ending::Failed { .. } => None,
+        }
+    }
+}
+
 /// What an evaluator says of one assignment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -79,8 +104,10 @@ pub struct Outcome {
 /// One finished trial of a stage, as a controller sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trial {
-    /// Its name.
+    /// Its name; that of its last part, where its training was divided by comparisons.
     pub id: TrialId,
+    /// Stands for its network: what the network's first trial in the stage was called.
+    pub first: TrialId,
     /// The trial whose network was edited.
     pub parent: TrialId,
     /// The edits.
@@ -91,21 +118,33 @@ pub struct Trial {
     pub ending: Ending,
     /// The trial whose result this one repeats, where the same child had been trained before.
     pub same_as: Option<TrialId>,
+    /// What this training says of its network's validation accuracy: 0 where it diverged, since that is
+    /// a result, and the worst; nothing where it was refused or could not be carried out.
+    ///
+    /// An accuracy behind a part of the epochs is none of all of them. So one that was stopped counts
+    /// as what it had, and what those of its batch that went on from there gained on average: never
+    /// more than the best of those, and in the order that the comparison found.
+    pub measured: Option<f64>,
+    /// The mean of what all trainings of its network measured in this stage so far.
+    pub estimate: Option<f64>,
 }
 
 impl Trial {
-    /// What the trial says of its network: its accuracy, 0 where it diverged, and nothing where it
-    /// was refused or could not be carried out.
-    pub(crate) fn measured(&self) -> Option<f64> {
-        match self.ending {
-            Ending::Trained { accuracy } => accuracy,
-            Ending::Diverged { .. } => Some(0.0),
-            Ending::Refused { .. } | Ending::Failed { .. } => None,
-        }
+    /// The only training of a network, which was not stopped.
+    pub fn once(
+        id: TrialId,
+        parent: TrialId,
+        steps: Vec<Step>,
+        fingerprint: Fingerprint,
+        ending: Ending,
+    ) -> Self {
+        let measured = ending.measured();
+        let (estimate, same_as) = (measured, None);
+        Trial { id, first: id, parent, steps, fingerprint, ending, same_as, measured, estimate }
     }
 
-    /// The validation accuracy, 0 where there is none: divergence is a result, and the worst.
-    pub fn accuracy(&self) -> f64 {
-        self.measured().unwrap_or(0.0)
+    /// Whether its network may be gone on from: a child that was stopped may not.
+    pub fn is_trained(&self) -> bool {
+        matches!(self.ending, Ending::Trained { .. })
     }
 }

@@ -29,14 +29,11 @@ fn batch(
     let proposals = controller.propose(scope, networks, rng).unwrap();
     let trial = |(index, steps): (usize, Vec<Step>)| {
         let network = grow_network(scope.parent, &steps, scope.transforms).unwrap();
-        Trial {
-            id: TrialId(1 + index as u32),
-            parent: TrialId(0),
-            fingerprint: network.fingerprint(),
-            ending: judge(&network),
-            steps,
-            same_as: None,
-        }
+        let (id, fingerprint) = (TrialId(1 + index as u32), network.fingerprint());
+        // The same network is the same in every batch.
+        let first = TrialId(u32::from_str_radix(&fingerprint.to_string()[2..10], 16).unwrap());
+        let trial = Trial::once(id, TrialId(0), steps, fingerprint, judge(&network));
+        Trial { first, ..trial }
     };
     let steps = proposals.into_iter().map(|proposal| proposal.steps);
     let trials: Vec<Trial> = steps.enumerate().map(trial).collect();
@@ -51,7 +48,7 @@ fn by_size(network: &Network) -> Ending {
 }
 
 fn accuracies(trials: &[Trial]) -> Vec<f64> {
-    trials.iter().map(Trial::accuracy).collect()
+    trials.iter().filter_map(|trial| trial.measured).collect()
 }
 
 #[test]
@@ -173,7 +170,7 @@ fn the_oldest_die_however_good_they_were() {
     let options = EvolutionOptions { population: count(4), sample: count(40), edits: count(1) };
     let mut evolution = Evolution::new(options);
     let mut first = batch(&mut evolution, &scope, 4, &Rng::new(1), &mut by_size);
-    first.sort_by(|a, b| a.accuracy().total_cmp(&b.accuracy()));
+    first.sort_by(|a, b| a.measured.partial_cmp(&b.measured).unwrap());
     let best = &first[3].steps;
     // With forty draws from four, the best is in the sample but for one time in 100,000.
     let bad = &mut |_: &Network| Ending::Trained { accuracy: Some(0.0) };

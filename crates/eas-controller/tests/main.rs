@@ -1,6 +1,8 @@
 //! What controllers and the search loop promise, in one binary.
 
 mod climbers;
+mod densenet;
+mod halving;
 mod landscape;
 mod reinforce;
 mod search;

@@ -39,14 +39,9 @@ fn teach(
             .map(|(index, proposal)| {
                 let network =
                     grow_network(scope.parent, &proposal.steps, scope.transforms).unwrap();
-                Trial {
-                    id: TrialId(1 + index as u32),
-                    parent: TrialId(0),
-                    fingerprint: network.fingerprint(),
-                    ending: Ending::Trained { accuracy: Some(judge(&network)) },
-                    steps: proposal.steps,
-                    same_as: None,
-                }
+                let (id, parent) = (TrialId(1 + index as u32), TrialId(0));
+                let ending = Ending::Trained { accuracy: Some(judge(&network)) };
+                Trial::once(id, parent, proposal.steps, network.fingerprint(), ending)
             })
             .collect();
         controller.observe(scope, &trials).unwrap();
@@ -155,7 +150,7 @@ fn small_settings() -> Vec<(&'static str, Setting)> {
         ("deeper first", Setting::new(options, &["deepen x1", "widen x1"])),
         ("within tight limits", Setting::new(tight, &["widen x2", "deepen x2"])),
         ("dense layers", growing),
-        ("residual blocks", Setting::in_space("residual", stages, &residual)),
+        ("residual blocks", Setting::of("residual", stages, &residual)),
         ("always wider", Setting::new(options, &["deepen x2", "widen_all x1"])),
     ]
 }
@@ -363,14 +358,8 @@ fn trials_that_say_nothing_of_their_network_teach_nothing() {
     let scope = setting.scope();
     let mut controller = small(ReinforceOptions::default());
     let proposals = controller.propose(&scope, 2, &Rng::new(3)).unwrap();
-    let trial = |ending: Ending| Trial {
-        id: TrialId(1),
-        parent: TrialId(0),
-        steps: proposals[0].steps.clone(),
-        fingerprint: setting.parent.fingerprint(),
-        ending,
-        same_as: None,
-    };
+    let (steps, fingerprint) = (&proposals[0].steps, setting.parent.fingerprint());
+    let trial = |ending| Trial::once(TrialId(1), TrialId(0), steps.clone(), fingerprint, ending);
     let before = controller.state().unwrap();
     let why = "no memory".to_owned();
     let mute = [trial(Ending::Failed { why: why.clone() }), trial(Ending::Refused { why })];

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use eas_controller::{
-    Action, Assignment, Batches, Controller, Ending, Evaluator, Event, Outcome, Proposal, Random,
-    Scope, StopReason, Trial, TrialId, pick_one, search,
+    Action, Assignment, Batches, Controller, Ending, Evaluator, Event, Halving, Outcome, Proposal,
+    Random, Repeat, Scope, StopReason, Trial, TrialId, pick_one, search,
 };
 use eas_ir::Network;
 use eas_ir::Rng;
@@ -72,19 +72,25 @@ impl Controller for Watched {
     }
 }
 
+/// A stage of batches of three, all of which are trained for one epoch.
+fn stage(first_trials: Vec<TrialId>) -> Batches {
+    let (halving, repeat) = (Halving::default(), Repeat::Reuse);
+    Batches { parent: TrialId(0), first_trials, networks: 3, epochs: 1, halving, repeat }
+}
+
 /// Runs a stage of small episodes, in which networks repeat, and checks its events.
 fn run(seed: u64, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
     let setting = Setting::new("preset = 'small'", &["deepen x1"]);
     let scope = setting.scope();
     let first_trials = (0..5).map(|batch| TrialId(1 + 8 * batch)).collect();
-    let stage = Batches { parent: TrialId(0), networks: 8, first_trials };
+    let stage = Batches { networks: 8, ..stage(first_trials) };
     let mut controller = Watched::default();
     let mut ended: BTreeMap<TrialId, Trial> = BTreeMap::new();
     let mut assigned = 0;
     let (trials, reason) =
         search(&scope, &stage, &mut controller, judge, &Rng::new(seed), &mut |event| {
             match event {
-                Event::Proposed { assignments, .. } => assigned += assignments.len(),
+                Event::Assigned(assignments) => assigned += assignments.len(),
                 Event::Ended(trial) => {
                     let before = ended.insert(trial.id, trial.clone());
                     assert!(before.is_none(), "trial {} ended twice", trial.id);
@@ -175,8 +181,7 @@ impl Controller for Eager {
 fn a_batch_has_as_many_networks_as_were_asked_for() {
     let setting = Setting::new("preset = 'small'", &["widen x1"]);
     let scope = setting.scope();
-    let first_trials = vec![TrialId(1), TrialId(4)];
-    let stage = Batches { parent: TrialId(0), networks: 3, first_trials };
+    let stage = stage(vec![TrialId(1), TrialId(4)]);
     let mut eager = Eager(Random::default());
     let judge = &mut Judge::default();
     let error =

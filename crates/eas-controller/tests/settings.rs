@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use eas_controller::{Action, Scope};
 use eas_ir::{Network, NodeId, Rng, Shape};
 use eas_transform::{
-    AddBlock, Candidate, Decision, Deepen, GrowKernel, Patch, Problem, Replicate, SearchSpace,
-    Skip, Target, Transform, Transforms, Widen, WidenGrowth, spaces,
+    AddBlock, Candidate, Decision, Deepen, DeepenDense, GrowKernel, Patch, Problem, Replicate,
+    SearchSpace, Skip, Target, Transform, Transforms, Widen, WidenGrowth, WidenTransition, spaces,
 };
 use toml::de::{DeTable, DeValue};
 
@@ -21,11 +21,11 @@ pub(crate) struct Setting {
 impl Setting {
     /// Episodes of these actions in a space of plain networks with these options, from its start.
     pub(crate) fn new(options: &str, actions: &[&str]) -> Self {
-        Self::in_space("convnet", options, actions)
+        Setting::of("convnet", options, actions)
     }
 
-    /// Episodes of these actions in a space with these options, from its start.
-    pub(crate) fn in_space(space: &str, options: &str, actions: &[&str]) -> Self {
+    /// The same in the space of this name.
+    pub(crate) fn of(space: &str, options: &str, actions: &[&str]) -> Self {
         let table = DeTable::parse(options).unwrap();
         let (span, table) = (table.span(), table.into_inner());
         let options = toml::Spanned::new(span, DeValue::Table(table));
@@ -80,6 +80,8 @@ pub(crate) fn transforms() -> Transforms {
         ("grow_kernel".to_owned(), Box::new(GrowKernel {}) as _),
         ("skip".to_owned(), Box::new(Skip::default()) as _),
         ("widen_growth".to_owned(), Box::new(WidenGrowth::default()) as _),
+        ("deepen_dense".to_owned(), Box::new(DeepenDense::default()) as _),
+        ("widen_transition".to_owned(), Box::new(WidenTransition::default()) as _),
         ("replicate".to_owned(), Box::new(Replicate::default()) as _),
         ("widen_all".to_owned(), Box::new(WidenAll(Widen::default())) as _),
     ])

@@ -17,27 +17,37 @@ pub struct Cost {
     pub memory: u64,
 }
 
+/// Saturates instead of overflowing.
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
+        costs.fold(Cost::default(), |total, cost| Cost {
+            parameters: total.parameters.saturating_add(cost.parameters),
+            macs: total.macs.saturating_add(cost.macs),
+            memory: total.memory.saturating_add(cost.memory),
+        })
+    }
+}
+
 /// The cost of a verified network when trained with batches of `batch` images. Saturates instead of
 /// overflowing.
 pub fn cost(network: &Network, shapes: &Shapes, batch: usize) -> Cost {
-    let mut total = Cost::default();
-    let mut values = 0u64;
-    for node in network.nodes() {
-        let inputs: Vec<Shape> = node.inputs.iter().map(|input| shapes[*input]).collect();
-        let output = shapes[node.id];
-        for (role, dimensions) in node.op.parameters(&inputs) {
-            let count = product(&dimensions);
-            let copies = if role.trainable() { 3 } else { 1 };
-            total.memory = total.memory.saturating_add(count.saturating_mul(4 * copies));
-            if role.trainable() {
-                total.parameters = total.parameters.saturating_add(count);
-            }
+    network.nodes().iter().map(|node| node_cost(node, shapes, batch)).sum()
+}
+
+/// What one node of a verified network adds to its [`cost`].
+pub fn node_cost(node: &Node, shapes: &Shapes, batch: usize) -> Cost {
+    let inputs: Vec<Shape> = node.inputs.iter().map(|input| shapes[*input]).collect();
+    let output = shapes[node.id];
+    let values = (output.elements() as u64).saturating_mul(2 * 4).saturating_mul(batch as u64);
+    let mut total = Cost { parameters: 0, macs: macs(node, &inputs, output), memory: values };
+    for (role, dimensions) in node.op.parameters(&inputs) {
+        let count = product(&dimensions);
+        let copies = if role.trainable() { 3 } else { 1 };
+        total.memory = total.memory.saturating_add(count.saturating_mul(4 * copies));
+        if role.trainable() {
+            total.parameters = total.parameters.saturating_add(count);
         }
-        total.macs = total.macs.saturating_add(macs(node, &inputs, output));
-        values = values.saturating_add(output.elements() as u64);
     }
-    let activations = values.saturating_mul(2 * 4).saturating_mul(batch as u64);
-    total.memory = total.memory.saturating_add(activations);
     total
 }
 

@@ -21,7 +21,7 @@ mod text;
 mod verify;
 mod weights;
 
-pub use cost::{Cost, cost};
+pub use cost::{Cost, cost, node_cost};
 pub use fingerprint::Fingerprint;
 pub use forward::{Forward, Gradients, Images, Mode, Moments};
 pub use model::{Model, ModelError};

@@ -16,8 +16,8 @@ mod train;
 
 pub use cpu::{Cpu, CpuProgram, OpTime};
 pub use data::{
-    Augment, Batches, DataOptions, DataPlugin, DataSource, Description, Labelled, Split,
-    TrainingData, calibration_images, data_sets, normalisation_of, normalise, split,
+    Augment, Batches, DataOptions, DataPlugin, DataSource, Description, Labelled, Mirror, Split,
+    TrainingData, calibration_images, data_sets, normalisation_of, normalise, shared_images, split,
 };
 pub use engine::{Batch, Engine, Program, StepOptions, StepReport};
 pub use optimiser::{Nesterov, nesterov_step};

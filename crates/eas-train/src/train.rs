@@ -158,7 +158,7 @@ pub fn train_from(
         let begun = if epoch == position.epoch { position } else { Position::default() };
         let started = Instant::now();
         let stream = rng.split("epoch").split_index(epoch as u64);
-        let batches = Batches::new(data, recipe.batch, &stream);
+        let batches = Batches::of_epoch(data, recipe.batch, rng, epoch);
         let steps = batches.len();
         let Position { mut loss, mut correct, mut images, .. } = begun;
         for (step, batch) in (begun.step..).zip(batches.after(begun.step)) {

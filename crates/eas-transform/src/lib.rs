@@ -37,6 +37,8 @@ pub use inventory;
 pub use patch::{Derive, GradientMap, Patch};
 pub use registry::{SpacePlugin, TransformPlugin, Transforms, spaces, transforms};
 pub use space::{Limits, Problem, Refusal, SearchSpace, Token};
-pub use spaces::{ConvNet, NetworkFile, Residual, tokens, vocabulary};
+pub use spaces::{ConvNet, DenseNet, NetworkFile, Residual, tokens, vocabulary};
 pub use transform::Transform;
-pub use transforms::{AddBlock, Deepen, GrowKernel, Replicate, Skip, Widen, WidenGrowth};
+pub use transforms::{
+    AddBlock, Deepen, DeepenDense, GrowKernel, Replicate, Skip, Widen, WidenGrowth, WidenTransition,
+};

@@ -17,6 +17,23 @@ pub(crate) struct Widths(pub(crate) Vec<usize>);
 #[serde(try_from = "Vec<usize>")]
 pub(crate) struct Kernels(pub(crate) Vec<usize>);
 
+/// A number within bounds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "usize")]
+pub(crate) struct Bounded<const LEAST: usize, const MOST: usize>(pub(crate) usize);
+
+impl<const LEAST: usize, const MOST: usize> TryFrom<usize> for Bounded<LEAST, MOST> {
+    type Error = String;
+
+    fn try_from(number: usize) -> Result<Self, String> {
+        if (LEAST..=MOST).contains(&number) {
+            Ok(Bounded(number))
+        } else {
+            Err(format!("expected a number from {LEAST} to {MOST}, found {number}"))
+        }
+    }
+}
+
 fn rising(list: &[usize]) -> Result<(), String> {
     let bounds = list.iter().all(|width| (1..=LARGEST).contains(width));
     if list.is_empty() || !bounds || list.windows(2).any(|pair| pair[0] >= pair[1]) {
@@ -86,5 +103,25 @@ pub(crate) fn within<'de, D: Deserializer<'de>>(
         Err(D::Error::custom(format_args!(
             "expected a number from {least} to {most}, found {number}"
         )))
+    }
+}
+
+/// Reads the share of channels that a transition keeps: above 0 and at most 1.
+pub(crate) fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let share = f64::deserialize(deserializer)?;
+    if share > 0.0 && share <= 1.0 {
+        Ok(share)
+    } else {
+        Err(D::Error::invalid_value(Unexpected::Float(share), &"a share above 0 and at most 1"))
+    }
+}
+
+/// Reads the channels of a first convolution in growth rates: above 0 and at most 64.
+pub(crate) fn first_ratio<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let ratio = f64::deserialize(deserializer)?;
+    if ratio > 0.0 && ratio <= 64.0 {
+        Ok(ratio)
+    } else {
+        Err(D::Error::invalid_value(Unexpected::Float(ratio), &"a ratio above 0 and at most 64"))
     }
 }

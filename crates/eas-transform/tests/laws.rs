@@ -40,7 +40,7 @@ fn dense_edits() -> Transforms {
 }
 
 /// Networks of each preset, each with a chain of ten.
-const NETWORKS: u64 = 1000;
+pub(crate) const NETWORKS: u64 = 1000;
 
 #[test]
 fn edits_preserve_the_function_in_the_papers_space() {
@@ -61,7 +61,7 @@ fn edits_preserve_the_function_in_the_residual_space() {
     assert_sound(report, NETWORKS as usize);
 }
 
-fn assert_sound(report: Report, networks: usize) {
+pub(crate) fn assert_sound(report: Report, networks: usize) {
     assert_eq!(report.networks, networks);
     assert!(report.edits > 10 * networks, "{report:?}");
     assert!(report.not_testable * 10 < report.edits, "{report:?}");
@@ -202,10 +202,10 @@ impl<T: Transform> Transform for Spoilt<T> {
 }
 
 /// What is done to a gather: of a parameter, along an axis, its index and scale.
-type Change<'a> = dyn Fn(ParamId, usize, &mut Vec<usize>, &mut Vec<f32>) + 'a;
+pub(crate) type Change<'a> = dyn Fn(ParamId, usize, &mut Vec<usize>, &mut Vec<f32>) + 'a;
 
 /// Changes every gather.
-fn each_gather(patch: &mut Patch, change: &Change<'_>) {
+pub(crate) fn each_gather(patch: &mut Patch, change: &Change<'_>) {
     fn walk(id: ParamId, derive: &mut Derive, change: &Change<'_>) {
         match derive {
             Derive::Gather { of, axis, index, scale } => {
@@ -226,7 +226,7 @@ fn each_gather(patch: &mut Patch, change: &Change<'_>) {
 }
 
 /// The last replica of a role comes from another channel than all else of it.
-fn misgather(patch: &mut Patch, role: Role) {
+pub(crate) fn misgather(patch: &mut Patch, role: Role) {
     each_gather(patch, &|id, axis, index, _| {
         if id.role == role && axis == 0 {
             let first = index[0];
@@ -238,7 +238,7 @@ fn misgather(patch: &mut Patch, role: Role) {
 }
 
 /// Every new parameter of a role is filled with a value.
-fn fill(patch: &mut Patch, wanted: Role, other: f32) {
+pub(crate) fn fill(patch: &mut Patch, wanted: Role, other: f32) {
     for (id, derive) in &mut patch.weights {
         if let (true, Derive::Fill { value, .. }) = (id.role == wanted, derive) {
             *value = other;
@@ -259,7 +259,7 @@ fn shift_identity(patch: &mut Patch) {
     }
 }
 
-fn caught<T: Transform + 'static>(
+pub(crate) fn caught<T: Transform + 'static>(
     bug: &str,
     sound: T,
     build: fn(&mut Rng) -> Network,

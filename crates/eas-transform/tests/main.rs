@@ -2,6 +2,7 @@
 
 mod calibration;
 mod chains;
+mod densenet;
 mod laws;
 mod networks;
 mod residual;

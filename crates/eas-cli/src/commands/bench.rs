@@ -4,24 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
 use eas_ir::{Images, Mode, Model, Network, Rng, Shape, cost};
 use eas_train::{Batch, CpuProgram, FlatParameters, Program, Recipe, StepOptions};
 use serde::Serialize;
 
-use super::{bad_input, load_network};
+use super::network_of;
 use crate::args;
 use crate::exit;
 use crate::print::{self, percent};
-
-/// The networks that engines are measured on, by name.
-const NETWORKS: [(&str, &str); 5] = [
-    ("released", include_str!("../../../../benches/networks/released.toml")),
-    ("paper", include_str!("../../../../benches/networks/paper.toml")),
-    ("wide", include_str!("../../../../benches/networks/wide.toml")),
-    ("found", include_str!("../../../../benches/networks/found.toml")),
-    ("densenet", include_str!("../../../../benches/networks/densenet.toml")),
-];
 
 /// Steps that warm caches and memory.
 const WARM_UP: usize = 2;
@@ -58,7 +48,7 @@ struct Share {
 }
 
 pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
-    let network = network(&args.network)?;
+    let network = network_of(Path::new(&args.network))?;
     let threads = args
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -86,19 +76,6 @@ pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
     }
     print::result(&print::table(&rows));
     Ok(exit::SUCCESS)
-}
-
-/// A network by name, or from a file.
-fn network(name: &str) -> anyhow::Result<Network> {
-    match NETWORKS.iter().find(|(known, _)| *known == name) {
-        Some((_, text)) => Network::from_toml(text).with_context(|| format!("network {name}")),
-        None if Path::new(name).exists() => load_network(Path::new(name)),
-        None => {
-            let names: Vec<&str> = NETWORKS.iter().map(|(name, _)| *name).collect();
-            let names = names.join(", ");
-            Err(bad_input(format!("expected a network file or one of {names}, found `{name}`")))
-        }
-    }
 }
 
 fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Result<Measured> {
@@ -204,7 +181,7 @@ mod tests {
         for (name, depth) in
             [("released", 6), ("paper", 6), ("wide", 6), ("found", 15), ("densenet", 40)]
         {
-            let network = network(name).unwrap();
+            let network = network_of(Path::new(name)).unwrap();
             let model = Model::initialise(network, &Rng::new(1)).unwrap();
             assert_eq!(model.network().depth(), depth, "{name}");
             let shape = Shape::Image { channels: 3, height: 32, width: 32 };

@@ -1,6 +1,7 @@
 //! `eas check`: what a spec would do.
 
 use eas_ir::{Bytes, Count, cost};
+use eas_train::shared_images;
 use serde::Serialize;
 
 use super::plan_of;
@@ -30,6 +31,13 @@ struct Checked {
 pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
     let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
     let (data, start) = prepare(&plan)?;
+    let shared = shared_images(&data.train, &data.validation).len();
+    if shared > 0 {
+        print::note(&format!(
+            "warning: {shared} of {} validation images stand among the training images too",
+            data.validation.len()
+        ));
+    }
     let shapes = start.verify()?;
     let cost = cost(&start, &shapes, plan.start.batch);
     let forecast = if args.no_forecast {
@@ -62,13 +70,20 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
         FinalWeights::Inherited => "with what they have learnt",
         FinalWeights::Scratch => "from fresh weights",
     };
+    let all = checked.children * plan.child.epochs;
+    let batches = plan.stages.iter();
+    let most: usize = batches.map(|stage| stage.batches * plan.epochs_of_batch(stage)).sum();
+    let halved = match most < all {
+        true => format!(" each, {most} of {all} with halving,"),
+        false => " each".to_owned(),
+    };
     let mut text = format!(
         "{}: the spec is fine.\n\n\
          data         {}: {} training, {} validation images, {} classes\n\
          space        {}; about 10^{:.0} different episodes on the start network, in stage 0\n\
          controller   {}\n\
          start        depth {}, {} parameters, {} MACs, {} to train batches of {}\n\
-         search       {} children of {} epochs each in {} stages\n\
+         search       {} children of {} epochs{halved} in {} stages\n\
          final        {} of the best for {} epochs {weights}\n",
         checked.name,
         plan.data.name,

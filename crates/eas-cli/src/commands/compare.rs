@@ -92,10 +92,10 @@ fn plan_of_arm(
     if let (Some(Count(budget)), Some(stages)) =
         (args.budget, table.get_mut("stage").and_then(toml::Value::as_array_mut))
     {
-        let child = images * plan.child.epochs as u64;
-        let batches = batches_within(plan, budget / child.max(1));
+        let batches = batches_within(plan, budget / images.max(1));
         if batches.is_empty() {
-            let least = Count(child * plan.stages.first().map_or(1, |s| s.networks) as u64);
+            let batch = plan.stages.first().map_or(0, |stage| plan.epochs_of_batch(stage));
+            let least = Count(images * batch as u64);
             let found = Count(budget);
             return Err(bad_input(format!(
                 "--budget: expected at least the {least} images of one batch, found {found}"
@@ -111,18 +111,18 @@ fn plan_of_arm(
         .map_err(bad_input)
 }
 
-/// The batches of each stage that so many children make: as the plan has them, the last stage as long
+/// The batches of each stage that so many epochs are enough for: as the plan has them, the last stage as long
 /// as it lasts.
-fn batches_within(plan: &Plan, mut children: u64) -> Vec<usize> {
+fn batches_within(plan: &Plan, mut epochs: u64) -> Vec<usize> {
     let mut batches = Vec::new();
     for (number, stage) in plan.stages.iter().enumerate() {
-        let networks = stage.networks as u64;
+        let batch = plan.epochs_of_batch(stage).max(1) as u64;
         let most = if number + 1 == plan.stages.len() { u64::MAX } else { stage.batches as u64 };
-        let count = (children / networks).min(most);
+        let count = (epochs / batch).min(most);
         if count == 0 {
             break;
         }
-        children -= count * networks;
+        epochs -= count * batch;
         batches.push(count as usize);
     }
     batches
@@ -170,13 +170,13 @@ mod tests {
     fn a_budget_shortens_the_first_stages_or_lengthens_the_last() {
         let text = "schema = 1\n[data.synthetic]\nvalidation = 8\n[space.convnet]\n\
                     start = ['conv 4', 'global_pool']\nfilters = [4, 8]\n[transform.widen]\n\
-                    [controller.random]\n[[stage]]\nbatches = 2\nnetworks = 3\nactions = ['widen']\n\
+                    [controller.random]\n[child]\nepochs = 2\n[[stage]]\nbatches = 2\nnetworks = 3\nactions = ['widen']\n\
                     [[stage]]\nbatches = 1\nnetworks = 2\nactions = ['widen']\n";
         let plan = read_plan("spec", text, &[], Path::new("")).unwrap();
         for (children, batches) in
             [(2, vec![]), (3, vec![1]), (7, vec![2]), (8, vec![2, 1]), (13, vec![2, 3])]
         {
-            assert_eq!(batches_within(&plan, children), batches, "{children} children");
+            assert_eq!(batches_within(&plan, 2 * children), batches, "{children} children");
         }
     }
 }

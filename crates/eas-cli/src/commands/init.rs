@@ -19,6 +19,8 @@ fn text(template: Template) -> &'static str {
         Template::C10ResidualQuick => {
             include_str!("../../../../specs/c10-residual-quick.toml")
         }
+        Template::C10Densenet => include_str!("../../../../specs/c10-densenet.toml"),
+        Template::C10DensenetQuick => include_str!("../../../../specs/c10-densenet-quick.toml"),
     }
 }
 

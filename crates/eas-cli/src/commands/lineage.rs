@@ -18,7 +18,7 @@ pub(super) fn run(args: &args::Lineage) -> anyhow::Result<u8> {
         run.results()?.into_iter().map(|result| (result.trial, result)).collect();
     let trial = match args.trial {
         Some(trial) => run.result(TrialId(trial)).map_err(bad_input)?.trial,
-        None => best(&run, &results)?,
+        None => best(&run)?,
     };
     let line = ancestors(&results, trial);
     if args.dot {
@@ -32,13 +32,14 @@ pub(super) fn run(args: &args::Lineage) -> anyhow::Result<u8> {
 }
 
 /// The trial that was handed over, or the best one so far.
-fn best(run: &Run, results: &BTreeMap<TrialId, TrialResult>) -> anyhow::Result<TrialId> {
+pub(super) fn best(run: &Run) -> anyhow::Result<TrialId> {
     if let Some(report) = run.report::<Report>()?
         && let Some(row) = report.rows.first()
     {
         return Ok(row.trial);
     }
-    let candidates = results.values().filter(|result| result.purpose.is_candidate());
+    let results = run.results()?;
+    let candidates = results.iter().filter(|result| result.purpose.is_candidate());
     let best = candidates.filter(|result| result.is_trained()).min_by(|a, b| a.compare(b));
     best.map(|result| result.trial).context("no trial has been trained yet")
 }

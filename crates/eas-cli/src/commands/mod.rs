@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod compare;
+mod diff;
 mod init;
 mod lineage;
 mod list;
@@ -55,6 +56,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Init(args) => init::run(&args),
         Command::List(args) => list::run(&args),
         Command::Show(args) => show::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Trials(args) => trials::run(&args),
         Command::Transform(args) => transform::run(&args),
         Command::Train(args) => train::run(&args),
@@ -167,4 +169,28 @@ pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn Da
 /// Reads a network file or a model's folder.
 pub(crate) fn load_network(path: &Path) -> anyhow::Result<eas_ir::Network> {
     eas_ir::Network::load(path).context("not a network")
+}
+
+/// The networks that engines are measured on, by name.
+const NETWORKS: [(&str, &str); 5] = [
+    ("released", include_str!("../../../../benches/networks/released.toml")),
+    ("paper", include_str!("../../../../benches/networks/paper.toml")),
+    ("wide", include_str!("../../../../benches/networks/wide.toml")),
+    ("found", include_str!("../../../../benches/networks/found.toml")),
+    ("densenet", include_str!("../../../../benches/networks/densenet.toml")),
+];
+
+/// A network from a file or a model's folder, or by name where there is no such path.
+pub(crate) fn network_of(path: &Path) -> anyhow::Result<eas_ir::Network> {
+    let loaded = load_network(path);
+    if loaded.is_ok() || path.exists() {
+        return loaded;
+    }
+    let named = NETWORKS.iter().find(|(name, _)| Path::new(name) == path);
+    let (name, text) = named.ok_or_else(|| {
+        let names = NETWORKS.map(|(name, _)| name).join(", ");
+        let path = path.display();
+        bad_input(format!("expected a network file or one of {names}, found `{path}`"))
+    })?;
+    eas_ir::Network::from_toml(text).with_context(|| format!("network {name}"))
 }

@@ -1,7 +1,9 @@
 //! `eas search` and `eas resume`: start network, stages, finals, comparison.
 
+use std::cmp::Ordering;
+
 use anyhow::{Context, bail};
-use eas_controller::TrialId;
+use eas_controller::{Ending, TrialId};
 use eas_ir::{Network, Rng};
 use eas_train::{Split, TrainingData, split};
 use eas_transform::Problem;
@@ -12,11 +14,13 @@ use crate::args;
 use crate::dispatcher::{Dispatcher, Interrupted};
 use crate::executor::Local;
 use crate::exit;
+use crate::picture::{self, Picture};
 use crate::plan::{Plan, Workers};
 use crate::print::{self, Bar};
 use crate::report::{Reevaluated, Report};
-use crate::runs::{Build, Event, Lock, Purpose, Run};
-use crate::search::{Found, Schedule, Search};
+use crate::runs::{Build, Event, Lock, Purpose, Run, TrialResult};
+use crate::schedule::Schedule;
+use crate::search::{Found, Search};
 use crate::spec::read_plan;
 use crate::stop;
 
@@ -178,7 +182,16 @@ fn compare(
     run.add_event(&Event::TestOpened { at })?;
     let test = Split::all(plan.data.implementation.test(&plan.directory)?);
     let results = run.results()?;
-    let children = || results.iter().filter(|result| result.purpose == Purpose::Child);
+    let parts = || results.iter().filter(|result| result.purpose == Purpose::Child);
+    let children = || parts().filter(|part| part.continues.is_none());
+    let went_on = |part: &TrialResult| parts().any(|next| next.continues == Some(part.trial));
+    let stopped = parts().filter(|part| matches!(part.ending, Ending::Stopped { .. }));
+    // Of a network that was trained several times, the best training is the one that was chosen.
+    let is_better = |other: &TrialResult, child: &TrialResult| {
+        let network = |result: &TrialResult| (result.parent, result.fingerprint.clone());
+        network(other) == network(child) && other.compare(child) == Ordering::Less
+    };
+    let chosen = parts().filter(|child| !parts().any(|other| is_better(other, child)));
     let rows = Report::test(run, &found.compared, data, &test)?;
     let report = Report {
         finals: schedule.finals,
@@ -188,7 +201,8 @@ fn compare(
         test_opened: at,
         children: children().count(),
         cached: children().filter(|child| child.same_as.is_some()).count(),
-        reevaluated: children().filter_map(|child| Reevaluated::of(child, &results)).collect(),
+        stopped: stopped.filter(|part| !went_on(part)).count(),
+        reevaluated: chosen.filter_map(|child| Reevaluated::of(child, &results)).collect(),
         ranks: found.ranks.clone(),
         seconds,
     };
@@ -204,11 +218,12 @@ fn show(run: &Run, report: Report, json: bool) -> anyhow::Result<u8> {
     }
     let Some(best) = report.rows.first() else { bail!("the report compares nothing") };
     let winner = run.result(best.trial)?;
-    let network = run.model_of(&winner)?.model.network().clone();
+    let model = run.model_of(&winner)?.model;
+    let network = picture::text(&Picture::of(model.network(), &model.network().verify()?));
     print::result(&format!(
         "\nBest network (trial {}):\n\n{network}\n{}\n\nTime {}. Everything is in {}: the model in \
-         best/, the plan in plan.toml, the trials in trials/.\nNext: eas show {3}, eas trials {3}, eas \
-         transform {3}/best --apply '...' --out DIR",
+         best/, the plan in plan.toml, the trials in trials/.\nNext: eas show {3}, eas diff {3}, eas trials \
+         {3}, eas transform {3}/best --apply '...' --out DIR",
         best.trial,
         report.text(),
         print::seconds(report.seconds),

@@ -35,11 +35,13 @@ fn table(results: &[TrialResult]) -> String {
             (None, Some(child)) => format!(" ({} again)", child.trial),
             (None, None) => String::new(),
         };
+        let before =
+            result.continues.map_or(String::new(), |before| format!(" (from {before} on)"));
         rows.push(vec![
             result.trial.to_string(),
             result.purpose.words().to_owned(),
             result.parent.map_or("-".to_owned(), |parent| parent.to_string()),
-            result.ending_words() + &again,
+            result.ending_words() + &before + &again,
             Count(result.parameters).to_string(),
             Count(result.macs).to_string(),
             result.depth.to_string(),
@@ -52,24 +54,26 @@ fn table(results: &[TrialResult]) -> String {
 
 fn csv(results: &[TrialResult]) -> String {
     let mut text =
-        "trial,purpose,parent,same_as,ending,validation_accuracy,epochs,parameters,macs,\
+        "trial,purpose,parent,same_as,continues,ending,validation_accuracy,epochs,parameters,macs,\
                     depth,certificate_gap,drift,seconds,edits\n"
             .to_owned();
     let optional = |value: Option<String>| value.unwrap_or_default();
     for result in results {
         let ending = match &result.ending {
             eas_controller::Ending::Trained { .. } => "trained",
+            eas_controller::Ending::Stopped { .. } => "stopped",
             eas_controller::Ending::Diverged { .. } => "diverged",
             eas_controller::Ending::Refused { .. } => "refused",
             eas_controller::Ending::Failed { .. } => "failed",
         };
         text += &format!(
-            "{},{},{},{},{ending},{},{},{},{},{},{},{},{:.3},\"{}\"\n",
+            "{},{},{},{},{},{ending},{},{},{},{},{},{},{},{:.3},\"{}\"\n",
             result.trial,
             result.purpose.words().replace(", ", " "),
             optional(result.parent.map(|id| id.to_string())),
             optional(result.same_as.map(|id| id.to_string())),
-            optional(result.accuracy().map(|accuracy| accuracy.to_string())),
+            optional(result.continues.map(|id| id.to_string())),
+            optional(result.accuracy_reached().map(|accuracy| accuracy.to_string())),
             result.epochs,
             result.parameters,
             result.macs,

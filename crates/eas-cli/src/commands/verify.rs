@@ -15,7 +15,8 @@ use crate::plan::Plan;
 use crate::print::{self, Bar, percent};
 use crate::report::Report;
 use crate::runs::{Run, TrialResult, Unfinished};
-use crate::search::{Schedule, Search};
+use crate::schedule::Schedule;
+use crate::search::Search;
 
 /// Images by which an accuracy may differ on another machine, whose sums round otherwise.
 const TOLERANCE: f64 = 2.0;
@@ -127,7 +128,7 @@ fn check_trial(run: &Run, trial: TrialId) -> anyhow::Result<()> {
     };
     ensure!(result == expected, "result.json is not that of trial.json");
     ensure!(
-        result.is_trained() == result.model.is_some(),
+        result.ending.has_model() == result.model.is_some(),
         "expected a model of a trained trial alone"
     );
     if let Some(digest) = result.model {

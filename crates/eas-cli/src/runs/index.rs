@@ -14,7 +14,8 @@ use rusqlite::{Connection, params};
 use super::{Run, TrialResult};
 
 /// What makes a schema of the next version, from none on.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE trial (
         trial INTEGER PRIMARY KEY,
         purpose TEXT NOT NULL,
@@ -34,7 +35,9 @@ const MIGRATIONS: [&str; 1] = ["
         seconds REAL NOT NULL
     ) STRICT;
     CREATE INDEX trial_by_accuracy ON trial (accuracy);
-"];
+",
+    "ALTER TABLE trial ADD COLUMN continues INTEGER;",
+];
 
 /// The index of a run.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl Index {
     pub(crate) fn put(&self, result: &TrialResult) -> anyhow::Result<()> {
         let (ending, why) = match &result.ending {
             Ending::Trained { .. } => ("trained", None),
+            Ending::Stopped { epochs, .. } => ("stopped", Some(format!("after {epochs} epochs"))),
             Ending::Diverged { epoch } => ("diverged", Some(format!("in epoch {epoch}"))),
             Ending::Refused { why } => ("refused", Some(why.clone())),
             Ending::Failed { why } => ("failed", Some(why.clone())),
@@ -73,7 +77,8 @@ impl Index {
         let edits: Vec<String> = result.steps.iter().flatten().map(ToString::to_string).collect();
         self.0.execute(
             "INSERT OR REPLACE INTO trial VALUES
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+              ?17)",
             params![
                 result.trial.0,
                 result.purpose.words(),
@@ -81,7 +86,7 @@ impl Index {
                 result.same_as.map(|trial| trial.0),
                 ending,
                 why,
-                result.accuracy(),
+                result.accuracy_reached(),
                 result.epochs as i64,
                 result.parameters as i64,
                 result.macs as i64,
@@ -91,6 +96,7 @@ impl Index {
                 edits.join(", "),
                 result.attempt,
                 result.seconds,
+                result.continues.map(|trial| trial.0),
             ],
         )?;
         Ok(())

@@ -48,7 +48,7 @@ pub(crate) use digest::Digest;
 pub(crate) use events::Event;
 pub(crate) use index::Index;
 pub(crate) use lock::{Holder, Lock, host};
-pub(crate) use records::{Origin, Purpose, Training, TrialRecord, TrialResult};
+pub(crate) use records::{Continued, Origin, Part, Purpose, Training, TrialRecord, TrialResult};
 pub(crate) use store::{Damaged, Store};
 
 use crate::failpoint::failpoint;

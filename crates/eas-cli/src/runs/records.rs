@@ -1,6 +1,7 @@
 //! What a trial is to do, and how it went.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use eas_controller::{Ending, TrialId};
 use eas_ir::{Cost, Count, Network};
@@ -79,6 +80,23 @@ pub(crate) enum Origin {
     Grown { parent: TrialId, model: Digest, momentum: Option<Digest>, steps: Vec<Step> },
 }
 
+/// A part of a child's training, from one comparison with its batch to the next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// Of its only recipe.
+    pub(crate) epochs: Range<usize>,
+    /// What it goes on from; nothing where it is the first.
+    pub(crate) continues: Option<Continued>,
+}
+
+/// The part before: its trial, and what that left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Continued {
+    pub(crate) trial: TrialId,
+    pub(crate) model: Digest,
+    pub(crate) momentum: Digest,
+}
+
 /// What a trial is to do: all that its result depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TrialRecord {
@@ -89,6 +107,12 @@ pub(crate) struct TrialRecord {
     pub(crate) fingerprint: String,
     /// Trained one after another.
     pub(crate) recipes: Vec<Recipe>,
+    /// Which part of them; nothing where it is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<Part>,
+    /// Whether it is trained even where the result of the same training is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) anew: bool,
     /// Whether the validation images are trained on too.
     pub(crate) with_validation: bool,
     /// Whether later trials carry its momentum on.
@@ -120,6 +144,8 @@ impl TrialRecord {
             origin,
             fingerprint: network.fingerprint().to_string(),
             recipes: training.recipes,
+            part: None,
+            anew: false,
             with_validation: training.with_validation,
             keep_momentum: training.keep_momentum,
             seed: training.seed,
@@ -131,9 +157,32 @@ impl TrialRecord {
         }
     }
 
-    /// Epochs of all recipes.
+    /// Epochs that it trains.
     pub(crate) fn epochs(&self) -> usize {
-        self.recipes.iter().map(|recipe| recipe.epochs).sum()
+        match &self.part {
+            Some(part) => part.epochs.len(),
+            None => self.recipes.iter().map(|recipe| recipe.epochs).sum(),
+        }
+    }
+
+    /// The epoch of its first recipe that it begins with.
+    pub(crate) fn begin(&self) -> usize {
+        self.part.as_ref().map_or(0, |part| part.epochs.start)
+    }
+
+    /// The part of a training that it goes on from.
+    pub(crate) fn continues(&self) -> Option<&Continued> {
+        self.part.as_ref()?.continues.as_ref()
+    }
+
+    /// How it ends where nothing goes wrong.
+    pub(crate) fn trained(&self, accuracy: Option<f64>) -> Ending {
+        let whole: usize = self.recipes.iter().map(|recipe| recipe.epochs).sum();
+        let until = self.part.as_ref().map_or(whole, |part| part.epochs.end);
+        match accuracy {
+            Some(accuracy) if until < whole => Ending::Stopped { epochs: until, accuracy },
+            accuracy => Ending::Trained { accuracy },
+        }
     }
 
     /// The trial whose weights it inherits.
@@ -151,7 +200,12 @@ impl TrialRecord {
             Origin::Grown { model, momentum, .. } => Some((*model, *momentum)),
             Origin::Fresh { .. } => None,
         };
+        let part = |record: &TrialRecord| {
+            let continued = record.continues().map(|before| (before.model, before.momentum));
+            record.part.as_ref().map(|part| (part.epochs.clone(), continued))
+        };
         self.fingerprint == other.fingerprint
+            && part(self) == part(other)
             && origin(self).is_some()
             && origin(self) == origin(other)
             && self.recipes == other.recipes
@@ -174,6 +228,7 @@ impl TrialRecord {
             steps,
             fingerprint: self.fingerprint.clone(),
             same_as: None,
+            continues: self.continues().map(|before| before.trial),
             ending,
             epochs: self.epochs(),
             parameters: self.parameters,
@@ -211,6 +266,9 @@ pub(crate) struct TrialResult {
     /// The trial whose result this one repeats, where the same child had been trained before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) same_as: Option<TrialId>,
+    /// The trial that it goes on from: an earlier part of the same training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) continues: Option<TrialId>,
     pub(crate) ending: Ending,
     pub(crate) epochs: usize,
     pub(crate) parameters: u64,
@@ -244,7 +302,18 @@ impl TrialResult {
     pub(crate) fn accuracy(&self) -> Option<f64> {
         match self.ending {
             Ending::Trained { accuracy } => accuracy,
-            Ending::Diverged { .. } | Ending::Refused { .. } | Ending::Failed { .. } => None,
+            Ending::Stopped { .. }
+            | Ending::Diverged { .. }
+            | Ending::Refused { .. }
+            | Ending::Failed { .. } => None,
+        }
+    }
+
+    /// The validation accuracy behind the epochs that it was trained for.
+    pub(crate) fn accuracy_reached(&self) -> Option<f64> {
+        match self.ending {
+            Ending::Stopped { accuracy, .. } => Some(accuracy),
+            _ => self.accuracy(),
         }
     }
 
@@ -265,6 +334,9 @@ impl TrialResult {
     pub(crate) fn ending_words(&self) -> String {
         match &self.ending {
             Ending::Trained { accuracy } => accuracy.map_or("trained".to_owned(), print::percent),
+            Ending::Stopped { epochs, accuracy } => {
+                format!("{} after {epochs} epochs", print::percent(*accuracy))
+            }
             Ending::Diverged { epoch } => format!("diverged in epoch {epoch}"),
             Ending::Refused { .. } => "refused".to_owned(),
             Ending::Failed { .. } => "failed".to_owned(),
@@ -285,8 +357,9 @@ impl TrialResult {
         };
         let again =
             self.same_as.map_or(String::new(), |same| format!(" (cached: the same as {same})"));
+        let before = self.continues.map_or(String::new(), |before| format!(" (from {before} on)"));
         format!(
-            "{}  {:>8}  {:>6} parameters  {:>10}  {what}{again}",
+            "{}  {:>8}  {:>6} parameters  {:>10}  {what}{before}{again}",
             self.trial,
             self.ending_words(),
             Count(self.parameters).to_string(),

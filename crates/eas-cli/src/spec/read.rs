@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::ensure;
-use eas_controller::controllers;
+use eas_controller::{Halving, controllers};
 use eas_ir::{Built, Bytes, Registry};
 use eas_train::{DataSource, Recipe, RecipeSpec, data_sets};
 use eas_transform::{
@@ -201,7 +201,7 @@ impl<'a> Reader<'a> {
         let (saturation, start) = self.start(&mut table);
         let child = self.recipe(&mut table, "child", Recipe::paper_child(), &[]);
         let (finals_keys, finals_recipe) = self.finals(&mut table, &child);
-        let stages = self.stages(&mut table, sound.then_some(chosen.as_slice()));
+        let stages = self.stages(&mut table, sound.then_some(chosen.as_slice()), child.epochs);
         let run =
             self.value::<RunTable>(&mut table, "run").map_or_else(RunTable::default, |run| run.0);
 
@@ -252,6 +252,8 @@ impl<'a> Reader<'a> {
                     ParentKey::Best => StageParent::Best,
                     ParentKey::Frontier => StageParent::Frontier,
                 },
+                halving: stage.halving,
+                repeat: stage.repeat,
                 promotion: stage.promote,
             })
             .collect();
@@ -587,6 +589,7 @@ impl<'a> Reader<'a> {
         &mut self,
         table: &mut DeTable<'a>,
         transforms: Option<&[Named<dyn eas_transform::Transform>]>,
+        epochs: usize,
     ) -> Vec<StageTable> {
         let Some(value) = table.remove("stage") else {
             let message = "expected at least one `[[stage]]`".to_owned();
@@ -622,6 +625,24 @@ impl<'a> Reader<'a> {
                     self.problem(Some(place(key)), &join(&path, key), message);
                     break;
                 }
+            }
+            let Halving { rungs, eta } = &stage.halving;
+            let rises = [0].iter().chain(rungs).zip(rungs).all(|(before, rung)| before < rung);
+            let wrong = if !rises || rungs.last().is_some_and(|last| *last >= epochs) {
+                let found = format!("found {rungs:?}");
+                Some(("rungs", format!("expected rising epochs below a child's {epochs}, {found}")))
+            } else if !(2..=MOST_TRIALS).contains(eta) {
+                Some(("eta", format!("expected 2 to {MOST_TRIALS}, found {eta}")))
+            } else {
+                None
+            };
+            if let Some((key, message)) = wrong {
+                let written = keys
+                    .get("halving")
+                    .and_then(|table| table.get_ref().as_table()?.get(key).map(Spanned::span));
+                let span = written.unwrap_or_else(|| place("halving"));
+                self.problem(Some(span), &join(&path, &format!("halving.{key}")), message);
+                continue;
             }
             let Promotion { candidates, seeds, epochs } = stage.promote;
             for (key, number, most) in [

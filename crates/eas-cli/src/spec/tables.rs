@@ -1,6 +1,6 @@
 //! The tables of a spec that belong to no plugin.
 
-use eas_controller::Action;
+use eas_controller::{Action, Halving, Repeat};
 use eas_ir::Bytes;
 use eas_train::Recipe;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,10 @@ pub(crate) struct StageTable {
     pub(crate) actions: Vec<Action>,
     #[serde(default)]
     pub(crate) parent: ParentKey,
+    #[serde(default)]
+    pub(crate) halving: Halving,
+    #[serde(default)]
+    pub(crate) repeat: Repeat,
     #[serde(default)]
     pub(crate) promote: Promotion,
 }

@@ -79,12 +79,14 @@ impl Controller for Reinforce {
     }
 
     fn observe(&mut self, scope: &Scope<'_>, batch: &[Trial]) -> anyhow::Result<()> {
-        // A trial that was refused or failed says nothing of its network; divergence does.
-        let trials: Vec<&Trial> = batch.iter().filter(|trial| trial.measured().is_some()).collect();
+        // A trial that was refused or failed says nothing of its network; divergence does. Of a network
+        // that was trained again, the new result counts: a mean would teach the old ones' luck again.
+        let trials: Vec<&Trial> = batch.iter().filter(|trial| trial.measured.is_some()).collect();
         let Some(first) = trials.first() else { return Ok(()) };
         let options = &self.options;
-        let worth = |trial: &&Trial| reward(trial.accuracy(), options.accuracy_clip);
-        let rewards: Vec<f64> = trials.iter().map(worth).collect();
+        let worth = |accuracy| reward(accuracy, options.accuracy_clip);
+        let rewards: Vec<f64> =
+            trials.iter().filter_map(|trial| trial.measured.map(worth)).collect();
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
         let decay = options.baseline_decay;
         let baseline = self.baselines.next(options.baseline, decay, first.parent, mean);

@@ -12,7 +12,7 @@
 //! extrapolates: up to twelve filters, and one layer more than the start network has.
 
 use eas_controller::{
-    Assignment, Batches, Controller, Ending, Evaluator, Outcome, TrialId, search,
+    Assignment, Batches, Controller, Ending, Evaluator, Halving, Outcome, Repeat, TrialId, search,
 };
 use eas_ir::{Network, Op, Rng};
 use eas_transform::{Edit, Step, grow_network};
@@ -118,6 +118,8 @@ impl Evaluator for Lookup {
     }
 }
 
+/// Epochs of the recorded trainings.
+const EPOCHS: usize = 4;
 /// Networks of a batch of a search on the test bed.
 const NETWORKS: usize = 10;
 
@@ -135,7 +137,9 @@ pub(crate) fn late_accuracy(
     let setting = Setting::new(options, &["widen x2", "deepen x1"]);
     let scope = setting.scope();
     let first_trials = (0..batches).map(|batch| TrialId((1 + NETWORKS * batch) as u32)).collect();
-    let stage = Batches { parent: TrialId(0), networks: NETWORKS, first_trials };
+    let (halving, repeat) = (Halving::default(), Repeat::Reuse);
+    let (parent, networks) = (TrialId(0), NETWORKS);
+    let stage = Batches { parent, first_trials, networks, epochs: EPOCHS, halving, repeat };
     let mut evaluator = Lookup { landscape, waiting: Vec::new() };
     let rng = Rng::new(seed);
     let (trials, _) =

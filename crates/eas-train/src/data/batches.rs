@@ -3,7 +3,7 @@
 use eas_ir::{Images, Normalisation, Rng};
 use rayon::prelude::*;
 
-use super::{Augment, Split, TrainingData};
+use super::{Augment, Mirror, Split, TrainingData};
 use crate::engine::Batch;
 
 /// The batches of one epoch.
@@ -18,16 +18,27 @@ pub struct Batches<'a> {
     size: usize,
     next: usize,
     rng: Rng,
+    /// Which images an alternating mirror begins with, and how many epochs there have been.
+    halves: (Rng, usize),
 }
 
 impl<'a> Batches<'a> {
     /// The batches of `size` images, at least 1, of the epoch whose stream is `rng`. The order is a
     /// function of that stream, each image's augmentation one of the stream and the image's place in
-    /// its source, whatever batch it is in and on however many threads.
+    /// its source, whatever batch it is in and on however many threads. An alternating mirror starts
+    /// anew; see [`Batches::of_epoch`].
     pub fn new(data: &'a TrainingData, size: usize, rng: &Rng) -> Self {
         let mut order = data.train.indices().to_vec();
         rng.split("order").shuffle(&mut order);
-        Batches { data, order, size: size.max(1), next: 0, rng: rng.split("augment") }
+        let halves = (rng.split("mirror"), 0);
+        Batches { data, order, size: size.max(1), next: 0, rng: rng.split("augment"), halves }
+    }
+
+    /// The batches of an epoch of a training whose stream is `rng`.
+    pub fn of_epoch(data: &'a TrainingData, size: usize, rng: &Rng, epoch: usize) -> Self {
+        let stream = rng.split("epoch").split_index(epoch as u64);
+        let halves = (rng.split("mirror"), epoch);
+        Batches { halves, ..Batches::new(data, size, &stream) }
     }
 
     /// Only batches of the full size: what is left over of this epoch's order isn't trained on.
@@ -63,8 +74,17 @@ impl Iterator for Batches<'_> {
             return None;
         }
         let TrainingData { train, normalisation, augment, .. } = self.data;
+        let (_, height, width) = train.source().size();
+        let size = (height, width);
         let images = fill(train, places, normalisation, |index| {
-            Placement::draw(*augment, &mut self.rng.split_index(index as u64))
+            let mut place =
+                Placement::draw(*augment, size, &mut self.rng.split_index(index as u64));
+            if augment.mirror == Mirror::Alternating {
+                let (halves, epoch) = &self.halves;
+                let begins = halves.split_index(index as u64).next_u32() & 1 == 1;
+                place.mirror = begins ^ (epoch % 2 == 1);
+            }
+            place
         });
         let labels = places.iter().map(|index| train.label(*index)).collect();
         self.next += places.len();
@@ -103,15 +123,21 @@ struct Placement {
     /// Columns by which it starts right of the image's left side.
     right: isize,
     mirror: bool,
+    /// Row and column of the centre of the cutout, and its side.
+    cutout: Option<(usize, usize, usize)>,
 }
 
 impl Placement {
-    fn draw(augment: Augment, rng: &mut Rng) -> Self {
+    /// Draws one for an image of this height and width.
+    fn draw(augment: Augment, (height, width): (usize, usize), rng: &mut Rng) -> Self {
         let pad = augment.pad_crop;
         // 0 to 2 pad, both included.
         let mut offset = || rng.below(2 * pad + 1) as isize - pad as isize;
         let (down, right) = (offset(), offset());
-        Placement { down, right, mirror: augment.mirror && rng.next_u32() & 1 == 1 }
+        let mirror = augment.mirror == Mirror::Random && rng.next_u32() & 1 == 1;
+        let side = augment.cutout;
+        let cutout = (side > 0).then(|| (rng.below(height), rng.below(width), side));
+        Placement { down, right, mirror, cutout }
     }
 }
 
@@ -127,7 +153,7 @@ fn fill(
     let mut values = vec![0.0f32; places.len() * size];
     values.par_chunks_mut(size).zip(places).for_each(|(values, &index)| {
         let image = split.image(index);
-        let Placement { down, right, mirror } = placement(index);
+        let Placement { down, right, mirror, cutout } = placement(index);
         // Columns of the crop that lie within the image.
         let within = usize::try_from(-right).unwrap_or(0).min(width)
             ..width.saturating_sub(usize::try_from(right).unwrap_or(0));
@@ -145,6 +171,15 @@ fn fill(
                     let pixel = from[column.wrapping_add_signed(right)];
                     let column = if mirror { width - 1 - column } else { column };
                     to[column] = f32::from(pixel) * scale - shift;
+                }
+            }
+            if let Some((row, column, side)) = cutout {
+                let span = |centre: usize, end: usize| {
+                    (centre + side / 2 + 1).saturating_sub(side)..(centre + side / 2 + 1).min(end)
+                };
+                for row in span(row, height) {
+                    let row = &mut values[(channel * height + row) * width..][..width];
+                    row[span(column, width)].fill(0.0);
                 }
             }
         }
@@ -171,14 +206,14 @@ mod tests {
     #[test]
     fn every_offset_of_pad_and_crop_occurs_equally_often_and_the_last_one_too() {
         for pad in [0usize, 1, 4] {
-            let augment = Augment { pad_crop: pad, mirror: true };
+            let augment = Augment { pad_crop: pad, mirror: Mirror::Random, cutout: 0 };
             let rng = Rng::new(11);
             let kinds = (2 * pad + 1) * (2 * pad + 1) * 2;
             let draws = 200 * kinds;
             let mut counts: BTreeMap<Placement, usize> = BTreeMap::new();
             for index in 0..draws as u64 {
                 *counts
-                    .entry(Placement::draw(augment, &mut rng.split_index(index)))
+                    .entry(Placement::draw(augment, (9, 9), &mut rng.split_index(index)))
                     .or_default() += 1;
             }
             assert_eq!(counts.len(), kinds, "pad {pad}: {counts:?}");
@@ -187,8 +222,10 @@ mod tests {
             assert!(even, "pad {pad}: {counts:?}");
             let last = pad as isize;
             for mirror in [false, true] {
-                assert!(counts.contains_key(&Placement { down: last, right: last, mirror }));
-                assert!(counts.contains_key(&Placement { down: -last, right: -last, mirror }));
+                for offset in [last, -last] {
+                    let (down, right, cutout) = (offset, offset, None);
+                    assert!(counts.contains_key(&Placement { down, right, mirror, cutout }));
+                }
             }
         }
     }
@@ -200,8 +237,8 @@ mod tests {
         let normalisation = Normalisation { mean: vec![0.25], deviation: vec![0.5] };
         for (down, right) in (-5..=5).flat_map(|down| (-7..=7).map(move |right| (down, right))) {
             for mirror in [false, true] {
-                let images =
-                    fill(&split, &[0], &normalisation, |_| Placement { down, right, mirror });
+                let place = Placement { down, right, mirror, cutout: None };
+                let images = fill(&split, &[0], &normalisation, |_| place);
                 for (row, column) in (0..height).flat_map(|r| (0..width).map(move |c| (r, c))) {
                     let seen = if mirror { width - 1 - column } else { column };
                     let (y, x) = (row as isize + down, seen as isize + right);
@@ -221,6 +258,61 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_cutout_is_a_square_around_its_centre_cut_off_at_the_border() {
+        let (height, width) = (5, 7);
+        let split = one_image(height, width);
+        let normalisation = Normalisation { mean: vec![0.0], deviation: vec![1.0] };
+        for side in 1..=7 {
+            for centre in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
+                let cutout = Some((centre.0, centre.1, side));
+                let place = Placement { cutout, ..Placement::default() };
+                let images = fill(&split, &[0], &normalisation, |_| place);
+                for (place, value) in images.indexed_iter() {
+                    // An even side reaches one pixel further down and to the right.
+                    let near = |at: usize, centre: usize| {
+                        let gap = 2 * (at as isize - centre as isize) - 1 + (side % 2) as isize;
+                        gap.unsigned_abs() < side
+                    };
+                    let cut = near(place.2, centre.0) && near(place.3, centre.1);
+                    assert_eq!(*value == 0.0, cut, "side {side}, centre {centre:?}, {place:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_alternating_mirror_shows_each_image_both_ways_in_two_epochs() {
+        let shape = Shape::Image { channels: 1, height: 1, width: 2 };
+        let count = 400;
+        let pixels = (0..count).flat_map(|_| [0, 255]).collect();
+        let source = Labelled::new(shape, vec!["only".to_owned()], pixels, vec![0; count]).unwrap();
+        let data = TrainingData {
+            train: Split::all(source.clone()),
+            validation: Split::all(source).first(0),
+            classes: vec!["only".to_owned()],
+            normalisation: Normalisation { mean: vec![0.0], deviation: vec![1.0] },
+            augment: Augment { mirror: Mirror::Alternating, ..Augment::NONE },
+        };
+        let mirrored = |epoch| {
+            let batches = Batches::of_epoch(&data, 64, &Rng::new(3), epoch);
+            let order = batches.order.clone();
+            let images = batches.flat_map(|batch| {
+                let first = batch.images.outer_iter().map(|image| image[[0, 0, 0]] > 0.5);
+                first.collect::<Vec<_>>()
+            });
+            order.into_iter().zip(images).collect::<BTreeMap<usize, bool>>()
+        };
+        let (first, second) = (mirrored(0), mirrored(1));
+        // Six deviations of a binomial count with mean 200 are 60.
+        let half = first.values().filter(|mirrored| **mirrored).count();
+        assert!((140..260).contains(&half), "{half}");
+        for (image, mirrored) in &first {
+            assert_ne!(mirrored, &second[image], "image {image}");
+        }
+        assert_eq!(first, mirrored(2));
     }
 
     #[test]

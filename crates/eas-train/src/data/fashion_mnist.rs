@@ -27,7 +27,7 @@ const TESTING: Part = Part {
 const SIDE: usize = 28;
 const PIXELS: usize = SIDE * SIDE;
 const SHAPE: Shape = Shape::Image { channels: 1, height: SIDE, width: SIDE };
-const CLASSES: [&str; 10] = [
+pub(super) const CLASSES: [&str; 10] = [
     "t_shirt",
     "trouser",
     "pullover",
@@ -52,7 +52,7 @@ struct FashionMnistSubset {
 
 impl Default for FashionMnistSubset {
     fn default() -> Self {
-        let augment = Augment { pad_crop: 2, mirror: true };
+        let augment = Augment { pad_crop: 2, ..Augment::default() };
         FashionMnistSubset { validation: 2000, train: None, augment }
     }
 }

@@ -14,6 +14,8 @@ pub struct Labelled {
     labels: Arc<Vec<u8>>,
     /// A name for each class.
     classes: Arc<Vec<String>>,
+    /// A group each, `[count]`, where there are groups.
+    groups: Option<Arc<Vec<u32>>>,
     channels: usize,
     height: usize,
     width: usize,
@@ -52,7 +54,23 @@ impl Labelled {
             );
         }
         let (pixels, labels, classes) = (Arc::new(pixels), Arc::new(labels), Arc::new(classes));
-        Ok(Labelled { pixels, labels, classes, channels, height, width })
+        Ok(Labelled { pixels, labels, classes, groups: None, channels, height, width })
+    }
+
+    /// The same images in groups, of which a split keeps each on one side: frames of one film, pictures
+    /// of one person.
+    ///
+    /// # Errors
+    /// Another number of groups than of images.
+    pub fn with_groups(self, groups: Vec<u32>) -> anyhow::Result<Self> {
+        let (images, found) = (self.len(), groups.len());
+        ensure!(found == images, "expected a group for each of {images} images, found {found}");
+        Ok(Labelled { groups: Some(Arc::new(groups)), ..self })
+    }
+
+    /// The group of each image, where there are groups.
+    pub fn groups(&self) -> Option<&[u32]> {
+        self.groups.as_ref().map(|groups| groups.as_slice())
     }
 
     /// Number of images.

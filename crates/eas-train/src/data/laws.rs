@@ -8,7 +8,7 @@ use eas_ir::{Normalisation, Rng, Shape};
 use super::*;
 
 /// The registered data set of this name with these options.
-fn build(name: &str, options: &str) -> anyhow::Result<Box<dyn DataSource>> {
+pub(super) fn build(name: &str, options: &str) -> anyhow::Result<Box<dyn DataSource>> {
     let options = toml::de::DeTable::parse(options)?;
     let (span, table) = (options.span(), options.into_inner());
     let value = toml::Spanned::new(span, toml::de::DeValue::Table(table));
@@ -89,6 +89,44 @@ fn a_split_is_a_function_of_the_seed_and_validation_does_not_depend_on_train() {
 }
 
 #[test]
+fn groups_stay_on_one_side_and_no_class_is_held_out_beyond_its_share() {
+    let mut rng = Rng::new(6);
+    for case in 0..200 {
+        let counts: Vec<usize> = (0..1 + rng.below(5)).map(|_| 10 + rng.below(40)).collect();
+        let all: usize = counts.iter().sum();
+        let groups: Vec<u32> = (0..all).map(|_| rng.below(1 + all / 4) as u32).collect();
+        let source = unbalanced(&counts, &mut rng).with_groups(groups.clone()).unwrap();
+        let options = DataOptions { validation: all / 3, train: None, augment: Augment::NONE };
+        let data = split(source, options, &Rng::new(case)).unwrap();
+        let of =
+            |split: &Split| split.indices().iter().map(|i| groups[*i]).collect::<BTreeSet<_>>();
+        let why = format!("case {case}: {counts:?}");
+        assert!(of(&data.validation).is_disjoint(&of(&data.train)), "{why}");
+        assert_eq!(data.train.len() + data.validation.len(), all, "{why}");
+        for (class, held_out) in counts_of(&data.validation).into_iter().enumerate() {
+            let quota = (options.validation * counts[class]) as f64 / all as f64;
+            assert!((held_out as f64) < quota + 1.0, "{why}: class {class}: {held_out}");
+        }
+    }
+}
+
+#[test]
+fn images_that_stand_in_two_splits_are_found() {
+    let (images, _) = synthetic("images = 60");
+    let (shape, classes) = (images.shape(), images.classes().to_vec());
+    // The images 3 and 50 are in both, and 3 twice in the second.
+    let pixels = |places: &[usize]| places.iter().flat_map(|i| images.image(*i).to_vec()).collect();
+    let of = |places: &[usize]| {
+        Split::all(
+            Labelled::new(shape, classes.clone(), pixels(places), vec![0; places.len()]).unwrap(),
+        )
+    };
+    let (first, second) = (of(&[1, 2, 3, 50]), of(&[3, 10, 50, 3, 11]));
+    assert_eq!(shared_images(&first, &second), [0, 2, 3]);
+    assert_eq!(shared_images(&first, &of(&[20, 21])), [] as [usize; 0]);
+}
+
+#[test]
 fn a_digest_notices_whatever_training_depends_on() {
     let (images, options) = synthetic("images = 60\nvalidation = 20");
     let data = split(images, options, &Rng::new(1)).unwrap();
@@ -97,7 +135,15 @@ fn a_digest_notices_whatever_training_depends_on() {
         split(other_noise, options, &Rng::new(1)).unwrap(),
         split(data.train.source().clone(), options, &Rng::new(2)).unwrap(),
         data.with_validation_in_training(),
-        TrainingData { augment: Augment { mirror: true, ..data.augment }, ..data.clone() },
+        TrainingData {
+            augment: Augment { mirror: Mirror::Random, ..data.augment },
+            ..data.clone()
+        },
+        TrainingData {
+            augment: Augment { mirror: Mirror::Alternating, ..data.augment },
+            ..data.clone()
+        },
+        TrainingData { augment: Augment { cutout: 3, ..data.augment }, ..data.clone() },
         TrainingData { train: data.train.first(39), ..data.clone() },
         TrainingData { validation: data.validation.first(19), ..data.clone() },
     ];
@@ -203,7 +249,7 @@ fn every_training_image_comes_once_an_epoch_with_its_label_and_no_other_comes() 
 
 #[test]
 fn an_images_augmentation_does_not_depend_on_its_batch_or_on_threads() {
-    let data = numbered(200, Augment { pad_crop: 2, mirror: true });
+    let data = numbered(200, Augment { pad_crop: 2, mirror: Mirror::Random, cutout: 3 });
     let rng = Rng::new(2);
     let epoch = |size| {
         let batches = Batches::new(&data, size, &rng);
@@ -223,7 +269,7 @@ fn an_images_augmentation_does_not_depend_on_its_batch_or_on_threads() {
 
 #[test]
 fn calibration_images_are_training_images_as_they_are() {
-    let data = numbered(200, Augment { pad_crop: 2, mirror: true });
+    let data = numbered(200, Augment { pad_crop: 2, mirror: Mirror::Random, cutout: 3 });
     let images = calibration_images(&data, 9);
     assert_eq!(images.dim(), (9, 1, 6, 5));
     assert_eq!(images, data.images(&data.train, &data.train.indices()[..9]));
@@ -276,7 +322,8 @@ fn the_options_that_each_data_set_documents_are_its_defaults() {
             plugin.build(value).unwrap_or_else(|error| panic!("{}: {error}", plugin.name)).options
         };
         // A data set in files has one key without a default: where they are.
-        let least = if plugin.name == "cifar10" { "path = \"data\"" } else { "" };
+        let in_files = plugin.options.starts_with("path =");
+        let least = if in_files { "path = \"data\"" } else { "" };
         assert_eq!(table(plugin.options), table(least), "{}", plugin.name);
         // Keys that are off are written as comments, and are keys nonetheless.
         let all = plugin.options.replace("\n# train =", "\ntrain =");

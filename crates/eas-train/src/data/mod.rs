@@ -4,13 +4,21 @@
 //! images are opened by a call of their own, so that a search never touches them.
 
 mod batches;
-mod cifar10;
+mod cifar;
 mod fashion_mnist;
+mod files;
+mod folder;
+#[cfg(test)]
+mod formats;
+mod idx;
 mod labelled;
 #[cfg(test)]
 mod laws;
+mod mat;
+mod npz;
 mod options;
 mod split;
+mod svhn;
 mod synthetic;
 
 use std::fmt::Debug;
@@ -20,8 +28,8 @@ use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 
 pub use batches::{Batches, calibration_images, normalise};
 pub use labelled::Labelled;
-pub use options::{Augment, DataOptions};
-pub use split::{Split, TrainingData, normalisation_of, split};
+pub use options::{Augment, DataOptions, Mirror};
+pub use split::{Split, TrainingData, normalisation_of, shared_images, split};
 
 /// What is known of a data set before its images are read.
 #[derive(Clone, Debug, PartialEq, Eq)]

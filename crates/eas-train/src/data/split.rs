@@ -1,6 +1,11 @@
 //! Which images are trained on and which are held out.
 
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::ensure;
 use eas_ir::{Images, Normalisation, Rng, Shape};
+
+use rayon::prelude::*;
 
 use super::batches::normalise;
 use super::{Augment, DataOptions, Description, Labelled};
@@ -112,10 +117,14 @@ impl TrainingData {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"eas training data 1\n");
         let (channels, height, width) = self.train.source.size();
-        let Augment { pad_crop, mirror } = self.augment;
-        let numbers = [channels, height, width, self.classes.len(), pad_crop, usize::from(mirror)];
+        let Augment { pad_crop, mirror, cutout } = self.augment;
+        let numbers = [channels, height, width, self.classes.len(), pad_crop, mirror as usize];
         for number in numbers {
             hasher.update(&(number as u64).to_le_bytes());
+        }
+        // Fed only where it is used, so that digests in records from before it stay true.
+        if cutout > 0 {
+            hasher.update(b"cutout").update(&(cutout as u64).to_le_bytes());
         }
         for value in self.normalisation.mean.iter().chain(&self.normalisation.deviation) {
             hasher.update(&value.to_le_bytes());
@@ -130,11 +139,18 @@ impl TrainingData {
 /// within one image), drawn from `rng`. The validation images don't depend on how many are trained
 /// on. Normalisation comes from the training images alone.
 ///
+/// Groups stay whole, so that validation images may be fewer than asked for, and no class gets more of
+/// them than its share.
+///
 /// # Errors
-/// As [`DataOptions::check`].
+/// As [`DataOptions::check`], and where all images to train on are held out.
 pub fn split(source: Labelled, options: DataOptions, rng: &Rng) -> anyhow::Result<TrainingData> {
     let (shape, classes, images) = (source.shape(), source.classes().to_vec(), source.len());
     options.check(&Description { shape, classes: classes.clone(), images })?;
+    if let Some(groups) = source.groups() {
+        let (validation, train) = take_groups(&source, groups, options, rng);
+        return parts(source, validation, train, options);
+    }
     let mut places: Vec<Vec<usize>> = vec![Vec::new(); classes.len()];
     for index in 0..images {
         places[source.label(index)].push(index);
@@ -145,10 +161,66 @@ pub fn split(source: Labelled, options: DataOptions, rng: &Rng) -> anyhow::Resul
     let validation = take_stratified(&mut places, options.validation);
     let train = options.train.unwrap_or(images - options.validation);
     let train = take_stratified(&mut places, train);
+    parts(source, validation, train, options)
+}
+
+fn parts(
+    source: Labelled,
+    validation: Vec<usize>,
+    train: Vec<usize>,
+    options: DataOptions,
+) -> anyhow::Result<TrainingData> {
+    ensure!(!train.is_empty(), "expected images to train on, found one group of them all");
+    let classes = source.classes().to_vec();
     let validation = Split { source: source.clone(), indices: validation };
     let train = Split { source, indices: train };
     let normalisation = normalisation_of(&train);
     Ok(TrainingData { train, validation, classes, normalisation, augment: options.augment })
+}
+
+/// Whole groups in random order for validation, as long as no class gets more than its share, and of
+/// the others the images to train on, as without groups.
+fn take_groups(
+    source: &Labelled,
+    groups: &[u32],
+    options: DataOptions,
+    rng: &Rng,
+) -> (Vec<usize>, Vec<usize>) {
+    let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    groups
+        .iter()
+        .enumerate()
+        .for_each(|(place, group)| members.entry(*group).or_default().push(place));
+    let mut members: Vec<Vec<usize>> = members.into_values().collect();
+    rng.split("split").shuffle(&mut members);
+    let mut left = apportion(options.validation, &source.class_counts());
+    let mut held_out = vec![Vec::new(); left.len()];
+    let mut others = vec![Vec::new(); left.len()];
+    for places in members {
+        let mut needs = vec![0; left.len()];
+        places.iter().for_each(|place| needs[source.label(*place)] += 1);
+        let fits = needs.iter().zip(&left).all(|(needs, left)| needs <= left);
+        if fits {
+            left.iter_mut().zip(&needs).for_each(|(left, needs)| *left -= needs);
+        }
+        let taken = if fits { &mut held_out } else { &mut others };
+        places.iter().for_each(|place| taken[source.label(*place)].push(*place));
+    }
+    let all = |lists: &[Vec<usize>]| lists.iter().map(Vec::len).sum::<usize>();
+    let (validation, there) = (all(&held_out), all(&others));
+    let train = options.train.unwrap_or(there).min(there);
+    (take_stratified(&mut held_out, validation), take_stratified(&mut others, train))
+}
+
+/// Places of images of `others` that are in `split` too, pixel by pixel: what was trained on says
+/// nothing about images that are the same.
+pub fn shared_images(split: &Split, others: &Split) -> Vec<usize> {
+    let digests = |split: &Split| -> Vec<blake3::Hash> {
+        split.indices().par_iter().map(|index| blake3::hash(split.image(*index))).collect()
+    };
+    let known: HashSet<blake3::Hash> = digests(split).into_iter().collect();
+    let found = others.indices().iter().zip(digests(others));
+    found.filter(|(_, digest)| known.contains(digest)).map(|(index, _)| *index).collect()
 }
 
 /// Takes `count` places off the lists of the classes, of each class its share to within one; in the

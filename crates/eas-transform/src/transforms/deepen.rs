@@ -15,7 +15,7 @@ use eas_ir::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::label_behind;
+use super::{identity_batch_norm, label_behind};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options;
@@ -219,15 +219,7 @@ fn insert_identity(
         weights.insert(ParamId::new(layer, Role::Bias), zero);
     }
     if let Some((id, epsilon)) = batch_norm {
-        // gamma / √(variance + epsilon) = 1: the identity until the data say what mean and variance
-        // are.
-        let gamma = (1.0 + f64::from(epsilon)).sqrt() as f32;
-        for (role, value) in
-            [(Role::Gamma, gamma), (Role::Beta, 0.0), (Role::Mean, 0.0), (Role::Variance, 1.0)]
-        {
-            let fill = Derive::Fill { shape: vec![channels], value };
-            weights.insert(ParamId::new(id, role), fill);
-        }
+        weights.extend(identity_batch_norm(id, epsilon, channels));
     }
     // In training mode a batch norm normalises by each batch, so gradients below it differ a little.
     let gradient = if batch_norm.is_some() { GradientMap::Approximate } else { GradientMap::Exact };

@@ -1,6 +1,8 @@
-//! The layers of dense blocks (Huang et al. 2017), read from their labels: a layer of kind `dense`
-//! is `batch norm, ReLU, [1×1 convolution, batch norm, ReLU,] convolution, concatenation`.
+//! The layers of dense blocks (Huang et al. 2017), read from their labels: a layer of kind `dense` is a
+//! chain of convolutions with batch norms and ReLUs around them, and the concatenation of its input
+//! with what the chain makes of it.
 
+use anyhow::Context;
 use eas_ir::{Label, Network, Node, NodeId, Op};
 
 /// One layer of a dense block.
@@ -9,15 +11,46 @@ pub(crate) struct DenseLayer {
     pub(crate) label: Label,
     /// Everything between the layer's input and its concatenation, in order.
     pub(crate) body: Vec<Node>,
-    /// The convolution that comes before the last, where there is one.
-    pub(crate) bottleneck: Option<NodeId>,
+    /// The body's convolutions, in order: at least one, the bottleneck first where there is one.
+    pub(crate) convolutions: Vec<Convolution>,
     /// The last convolution; its filters are the growth rate.
     pub(crate) growth: NodeId,
     /// Joins the block's channels so far with the new ones, which come last.
     pub(crate) concat: NodeId,
 }
 
-/// Every dense layer, in topological order.
+impl DenseLayer {
+    /// Channels that the layer adds.
+    pub(crate) fn growth_rate(&self) -> usize {
+        self.convolutions[self.convolutions.len() - 1].filters
+    }
+}
+
+/// A convolution of a dense layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Convolution {
+    pub(crate) id: NodeId,
+    pub(crate) filters: usize,
+    pub(crate) kernel: usize,
+}
+
+/// The layer of a dense block whose last convolution is `site`.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn dense_layer(network: &Network, site: NodeId) -> anyhow::Result<DenseLayer> {
+    let layers = dense_layers(network);
+    let known: Vec<String> = layers.iter().map(|layer| layer.growth.to_string()).collect();
+    layers.into_iter().find(|layer| layer.growth == site).with_context(|| {
+        format!(
+            "{site} is not the last convolution of a dense layer (those are: {})",
+            known.join(", ")
+        )
+    })
+}
+
+/// Every dense layer, in topological order. Layers with grouped convolutions, which can't be widened or
+/// copied channel by channel, are left out.
 pub(crate) fn dense_layers(network: &Network) -> Vec<DenseLayer> {
     let mut layers = Vec::new();
     for node in network.nodes() {
@@ -29,21 +62,44 @@ pub(crate) fn dense_layers(network: &Network) -> Vec<DenseLayer> {
         }
         let same = |other: &&Node| other.label.as_ref() == Some(label) && other.id != node.id;
         let body: Vec<Node> = network.nodes().iter().filter(same).cloned().collect();
-        let convolutions: Vec<NodeId> =
-            body.iter().filter(|n| matches!(n.op, Op::Conv { .. })).map(|n| n.id).collect();
-        let (bottleneck, growth) = match convolutions.as_slice() {
-            [growth] => (None, *growth),
-            [bottleneck, growth] => (Some(*bottleneck), *growth),
-            _ => continue,
-        };
         let chained = body.windows(2).all(|pair| pair[1].inputs == [pair[0].id]);
         let joins_last = node.inputs.len() == 2
             && body.last().is_some_and(|last| node.inputs[1] == last.id)
             && body[0].inputs == [node.inputs[0]];
-        if chained && joins_last {
-            let label = label.clone();
-            layers.push(DenseLayer { label, body, bottleneck, growth, concat: node.id });
+        if let (true, true, Some(convolutions)) = (chained, joins_last, convolutions(&body))
+            && let Some(last) = convolutions.last()
+        {
+            let (label, growth) = (label.clone(), last.id);
+            layers.push(DenseLayer { label, body, growth, convolutions, concat: node.id });
         }
     }
     layers
+}
+
+/// The convolutions of a body, or nothing where its nodes aren't those of a dense layer.
+fn convolutions(body: &[Node]) -> Option<Vec<Convolution>> {
+    let mut convolutions = Vec::new();
+    for node in body {
+        match node.op {
+            Op::Conv { filters, kernel, groups: 1, .. } => {
+                convolutions.push(Convolution { id: node.id, filters, kernel });
+            }
+            Op::BatchNorm { .. } | Op::Relu | Op::Dropout { .. } => {}
+            Op::Conv { .. }
+            | Op::Input { .. }
+            | Op::MaxPool { .. }
+            | Op::AveragePool { .. }
+            | Op::GlobalPool
+            | Op::Flatten
+            | Op::Linear { .. }
+            | Op::Add
+            | Op::Concat => return None,
+        }
+    }
+    Some(convolutions)
+}
+
+/// A share of some channels, rounded down; at least one.
+pub(crate) fn portion(channels: f64, ratio: f64) -> usize {
+    ((channels * ratio).floor() as usize).max(1)
 }

@@ -2,23 +2,30 @@
 
 mod add_block;
 mod deepen;
+mod deepen_dense;
 mod dense;
 mod grow_kernel;
 mod replicate;
 mod skip;
 mod widen;
 mod widen_growth;
+mod widen_transition;
 
 pub use add_block::AddBlock;
 pub use deepen::Deepen;
+pub use deepen_dense::DeepenDense;
+pub(crate) use dense::{DenseLayer, dense_layers, portion};
 pub use grow_kernel::GrowKernel;
 pub use replicate::Replicate;
 pub use skip::Skip;
 pub use widen::Widen;
 pub use widen_growth::WidenGrowth;
+pub use widen_transition::WidenTransition;
 
 use anyhow::Context;
-use eas_ir::{Label, Network};
+use eas_ir::{Label, Network, NodeId, ParamId, Role};
+
+use crate::patch::Derive;
 
 /// The label of a new layer behind the one of this label; the later layers of its block move on by one.
 fn label_behind(network: &mut Network, label: &Label) -> anyhow::Result<Label> {
@@ -33,4 +40,19 @@ fn label_behind(network: &mut Network, label: &Label) -> anyhow::Result<Label> {
         }
     }
     Ok(new)
+}
+
+/// The parameters of a new batch norm that is the identity until the data say what mean and variance are:
+/// gamma / √(variance + epsilon) = 1.
+fn identity_batch_norm(
+    id: NodeId,
+    epsilon: f32,
+    channels: usize,
+) -> impl Iterator<Item = (ParamId, Derive)> {
+    let gamma = (1.0 + f64::from(epsilon)).sqrt() as f32;
+    let values =
+        [(Role::Gamma, gamma), (Role::Beta, 0.0), (Role::Mean, 0.0), (Role::Variance, 1.0)];
+    values.into_iter().map(move |(role, value)| {
+        (ParamId::new(id, role), Derive::Fill { shape: vec![channels], value })
+    })
 }

@@ -1,6 +1,6 @@
 //! A deeper dense block (Cai et al. 2018, DenseNet space): replicate and remap.
 //!
-//! An identity layer can't be put into a dense block, so a copy of a layer is put behind it. The copy
+//! A copy of a layer is put behind it. The copy
 //! sees the layer's own output too, through weights of zero, and gives a random choice (with
 //! replacement) of the layer's channels. Seen from behind, the layer's output has been widened: all
 //! that read it gather and rescale.
@@ -13,7 +13,7 @@ use eas_ir::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::dense::{DenseLayer, dense_layers};
+use super::dense::{DenseLayer, dense_layer, dense_layers};
 use super::label_behind;
 use crate::channels::rewire;
 use crate::decision::Decision;
@@ -75,21 +75,21 @@ impl Transform for Replicate {
         rng: &mut Rng,
     ) -> anyhow::Result<Patch> {
         ensure!(target == Target::None, "expected `replicate {site}`, without a width or kernel");
-        let layers = dense_layers(network);
-        let layer = layers
-            .iter()
-            .find(|layer| layer.growth == site)
-            .with_context(|| format!("{site} is not the last convolution of a dense layer"))?;
+        let layer = dense_layer(network, site)?;
         let shapes = network.verify()?;
         let seen = shapes[layer.body[0].inputs[0]].channels();
         let growth = shapes[site].channels();
         let remap: Vec<usize> = (0..growth).map(|_| rng.below(growth)).collect();
 
         let mut child = network.clone();
-        let (copies, concat) = insert_copy(&mut child, layer)?;
+        let (copies, concat) = insert_copy(&mut child, &layer)?;
         let index = (0..seen + growth).chain(remap.iter().map(|channel| seen + channel)).collect();
         let mut patch = rewire(network, child, &BTreeMap::from([(concat, index)]), 0.0)?;
-        let copy = Copy { layer, copies: &copies, seen, remap: &remap, noise: self.noise };
+        let reader = network.consumers(layer.concat).into_iter().find(|id| {
+            network.node(*id).is_some_and(|node| matches!(node.op, Op::BatchNorm { .. }))
+        });
+        let noise = self.noise;
+        let copy = Copy { layer: &layer, copies: &copies, reader, seen, remap: &remap, noise };
         copy.derive_weights(&mut patch.weights);
         // Original and copy have kernels of their own, but only one gradient to share between them.
         patch.gradient = GradientMap::Approximate;
@@ -127,6 +127,8 @@ struct Copy<'a> {
     layer: &'a DenseLayer,
     /// The copy of each node of the layer's body.
     copies: &'a BTreeMap<NodeId, NodeId>,
+    /// A batch norm that reads the layer's concatenation, where there is one.
+    reader: Option<NodeId>,
     /// Channels that the original sees; the copy sees the original's output behind them.
     seen: usize,
     /// For each output channel of the copy, the original's.
@@ -139,8 +141,11 @@ impl Copy<'_> {
     /// original did not see, and the last convolution's output channels remapped.
     fn derive_weights(&self, weights: &mut BTreeMap<ParamId, Derive>) {
         let growth = self.remap.len();
+        let remapped = |of: Derive| of.gather(0, self.remap.to_vec(), vec![1.0; self.remap.len()]);
         // The body's nodes up to the first convolution see the original's output.
         let mut sees_more = true;
+        // Its nodes from the last convolution on give the remapped channels.
+        let mut is_remapped = false;
         for node in &self.layer.body {
             let old = |role| Derive::Old(ParamId::new(node.id, role));
             let mut derive = |role, derived| {
@@ -148,15 +153,18 @@ impl Copy<'_> {
             };
             match node.op {
                 Op::BatchNorm { .. } => {
-                    for (role, value) in [
-                        (Role::Gamma, 1.0),
-                        (Role::Beta, 0.0),
-                        (Role::Mean, 0.0),
-                        (Role::Variance, 1.0),
-                    ] {
-                        let more = Derive::Fill { shape: vec![growth], value };
-                        let parts = if sees_more { vec![old(role), more] } else { vec![old(role)] };
-                        derive(role, Derive::Concat { axis: 0, parts });
+                    for role in [Role::Gamma, Role::Beta, Role::Mean, Role::Variance] {
+                        derive(
+                            role,
+                            match (sees_more, is_remapped) {
+                                (true, _) => Derive::Concat {
+                                    axis: 0,
+                                    parts: vec![old(role), self.unseen(role)],
+                                },
+                                (false, true) => remapped(old(role)),
+                                (false, false) => old(role),
+                            },
+                        );
                     }
                 }
                 Op::Conv { filters, kernel, bias, .. } => {
@@ -172,9 +180,7 @@ impl Copy<'_> {
                     }
                     let mut offset = old(Role::Bias);
                     if node.id == self.layer.growth {
-                        let remapped = |of: Derive| {
-                            of.gather(0, self.remap.to_vec(), vec![1.0; self.remap.len()])
-                        };
+                        is_remapped = true;
                         let source = ParamId::new(node.id, Role::Weight);
                         weight = remapped(weight).noisy(self.noise, source, only);
                         offset = remapped(offset);
@@ -196,5 +202,22 @@ impl Copy<'_> {
                 | Op::Concat => {}
             }
         }
+    }
+
+    /// A batch norm's parameter for the channels that the original did not see. Nothing depends on
+    /// them yet, and yet they should be normalised by what they are: by the statistics of whoever
+    /// normalises them already.
+    fn unseen(&self, role: Role) -> Derive {
+        let growth = self.remap.len();
+        let value = match (role, self.reader) {
+            (Role::Mean | Role::Variance, Some(reader)) => {
+                let channels = (self.seen..self.seen + growth).collect();
+                let known = Derive::Old(ParamId::new(reader, role));
+                return known.gather(0, channels, vec![1.0; growth]);
+            }
+            (Role::Gamma | Role::Variance, _) => 1.0,
+            (Role::Beta | Role::Mean | Role::Weight | Role::Bias, _) => 0.0,
+        };
+        Derive::Fill { shape: vec![growth], value }
     }
 }

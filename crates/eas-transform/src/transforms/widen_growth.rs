@@ -1,14 +1,14 @@
 //! A wider layer of a dense block (Cai et al. 2018, DenseNet space): its growth rate and its
-//! bottleneck together, through every later concatenation, bottleneck, transition and the
+//! bottleneck together, and whatever else was inserted between them, through every later concatenation, bottleneck, transition and the
 //! classifier.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, bail};
-use eas_ir::{Built, Network, NodeId, Op, Plugin, Rng, parse_options, resolved_options};
+use anyhow::bail;
+use eas_ir::{Built, Network, NodeId, Plugin, Rng, parse_options, resolved_options};
 use serde::{Deserialize, Serialize};
 
-use super::dense::dense_layers;
+use super::dense::{dense_layer, dense_layers};
 use crate::channels::{replicate, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
@@ -18,7 +18,7 @@ use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
 use crate::transform::Transform;
 
-/// Widens a dense layer to the next growth rate of its list, and its bottleneck in proportion.
+/// Widens a dense layer to the next growth rate of its list, and its other convolutions in proportion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WidenGrowth {
@@ -45,13 +45,6 @@ inventory::submit! {
     ))
 }
 
-fn filters(network: &Network, id: NodeId) -> Option<usize> {
-    match network.node(id)?.op {
-        Op::Conv { filters, groups: 1, .. } => Some(filters),
-        _ => None,
-    }
-}
-
 impl Transform for WidenGrowth {
     fn decision(&self, _: &dyn SearchSpace) -> Decision {
         Decision::EachSite
@@ -60,9 +53,8 @@ impl Transform for WidenGrowth {
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
         let layers = dense_layers(network).into_iter().enumerate();
         let next = layers.filter_map(|(index, layer)| {
-            let growth = filters(network, layer.growth)?;
             let widths = space.widths(network, layer.growth);
-            let width = *widths.iter().find(|width| **width > growth)?;
+            let width = *widths.iter().find(|width| **width > layer.growth_rate())?;
             let target = Target::Width(width);
             Some(Candidate { site: layer.growth, target, path: vec![index] })
         });
@@ -79,18 +71,13 @@ impl Transform for WidenGrowth {
         let Target::Width(width) = target else {
             bail!("expected a growth rate, such as `widen_growth {site} to 16`");
         };
-        let layers = dense_layers(network);
-        let layer = layers
-            .iter()
-            .find(|layer| layer.growth == site)
-            .with_context(|| format!("{site} is not the last convolution of a dense layer"))?;
-        let growth = filters(network, site).context("a grouped convolution can't be widened")?;
+        let layer = dense_layer(network, site)?;
+        let growth = layer.growth_rate();
         let mut maps = BTreeMap::from([(site, replicate(growth, width, rng)?)]);
-        if let Some(bottleneck) = layer.bottleneck {
-            let old = filters(network, bottleneck).context("a grouped bottleneck")?;
-            let new = old * width / growth;
-            if new > old {
-                maps.insert(bottleneck, replicate(old, new, rng)?);
+        for inner in layer.convolutions.iter().filter(|inner| inner.id != site) {
+            let proportional = inner.filters * width / growth;
+            if proportional > inner.filters {
+                maps.insert(inner.id, replicate(inner.filters, proportional, rng)?);
             }
         }
         rewire(network, network.clone(), &maps, self.noise)

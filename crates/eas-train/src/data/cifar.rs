@@ -1,49 +1,97 @@
-//! CIFAR-10 in its binary form (Krizhevsky 2009): a record is a label byte and 3072 pixel bytes, red,
-//! green and blue planes of 32×32.
+//! CIFAR-10 and CIFAR-100 in their binary form (Krizhevsky 2009): a record is a label byte, for
+//! CIFAR-100 after that of a coarser label, and 3072 pixel bytes, red, green and blue planes of 32×32.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use eas_ir::{Built, Plugin, Shape, parse_options, resolved_options};
-use serde::{Deserialize, Serialize};
+use eas_ir::{Plugin, Shape};
 
+use super::files::{self, open};
 use super::{Augment, DataOptions, DataPlugin, DataSource, Description, Labelled, names, resolve};
 
-const FOLDER: &str = "cifar-10-batches-bin";
-const TRAINING: [&str; 5] = [
-    "data_batch_1.bin",
-    "data_batch_2.bin",
-    "data_batch_3.bin",
-    "data_batch_4.bin",
-    "data_batch_5.bin",
-];
-const TESTING: [&str; 1] = ["test_batch.bin"];
 const SHAPE: Shape = Shape::Image { channels: 3, height: 32, width: 32 };
 const PIXELS: usize = 3 * 32 * 32;
-const RECORD: usize = 1 + PIXELS;
-/// Records of an official file. One of fewer is read too, one of more is no CIFAR-10 batch.
-const MOST_RECORDS: usize = 10_000;
-const CLASSES: [&str; 10] =
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// CIFAR-10 from a folder of its binary files.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cifar10 {
-    /// The folder, or the one that holds it.
-    path: PathBuf,
-    #[serde(default = "default_validation")]
-    validation: usize,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    train: Option<usize>,
-    #[serde(default)]
-    augment: Augment,
+/// What tells the two data sets apart.
+#[derive(Debug)]
+struct Format {
+    name: &'static str,
+    folder: &'static str,
+    training: &'static [&'static str],
+    testing: &'static str,
+    /// Labels of a record; the last is the one that is learnt.
+    labels: usize,
+    /// Records of the largest official file. One of fewer is read too, one of more is none of it.
+    most_records: usize,
+    classes: &'static [&'static str],
+    /// The folder and a file of the Python version, for which this may have been mistaken.
+    python: [&'static str; 2],
+    archive: &'static str,
 }
 
-fn default_validation() -> usize {
-    5000
+static CIFAR10: Format = Format {
+    name: "CIFAR-10",
+    folder: "cifar-10-batches-bin",
+    training: &[
+        "data_batch_1.bin",
+        "data_batch_2.bin",
+        "data_batch_3.bin",
+        "data_batch_4.bin",
+        "data_batch_5.bin",
+    ],
+    testing: "test_batch.bin",
+    labels: 1,
+    most_records: 10_000,
+    classes: &[
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ],
+    python: ["cifar-10-batches-py", "data_batch_1"],
+    archive: "cifar-10-binary.tar.gz",
+};
+
+static CIFAR100: Format = Format {
+    name: "CIFAR-100",
+    folder: "cifar-100-binary",
+    training: &["train.bin"],
+    testing: "test.bin",
+    labels: 2,
+    most_records: 50_000,
+    classes: &CLASSES100,
+    python: ["cifar-100-python", "meta"],
+    archive: "cifar-100-binary.tar.gz",
+};
+
+#[rustfmt::skip]
+const CLASSES100: [&str; 100] = [
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle",
+    "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle",
+    "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur",
+    "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard",
+    "lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain",
+    "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree",
+    "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket",
+    "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider",
+    "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor",
+    "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+];
+
+/// One of the two from a folder of its binary files.
+#[derive(Debug)]
+struct Cifar {
+    format: &'static Format,
+    path: PathBuf,
+    options: DataOptions,
 }
 
 inventory::submit! {
@@ -56,15 +104,33 @@ validation = 5000  # training images held out to compare networks on
 augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
 "#,
         |options| {
-            let data = parse_options::<Cifar10>(options)?;
-            Ok(Built { options: resolved_options(&data)?, implementation: Box::new(data) })
+            files::build(options, 5000, Augment::default(), |path, options| {
+                Cifar { format: &CIFAR10, path, options }
+            })
         },
     ))
 }
 
-impl DataSource for Cifar10 {
+inventory::submit! {
+    DataPlugin(Plugin::new(
+        "cifar100",
+        "CIFAR-100, binary version, fine labels, from a folder",
+        r#"path = "data"  # the folder cifar-100-binary, or the one that holds it; default: $EAS_DATA
+validation = 5000  # training images held out to compare networks on
+# train = 45000  # training images used; all that are left if not given
+augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
+"#,
+        |options| {
+            files::build(options, 5000, Augment::default(), |path, options| {
+                Cifar { format: &CIFAR100, path, options }
+            })
+        },
+    ))
+}
+
+impl DataSource for Cifar {
     fn options(&self) -> DataOptions {
-        DataOptions { validation: self.validation, train: self.train, augment: self.augment }
+        self.options
     }
 
     fn path(&self) -> Option<&Path> {
@@ -74,112 +140,140 @@ impl DataSource for Cifar10 {
     fn describe(&self, directory: &Path) -> anyhow::Result<Description> {
         let folder = self.folder(directory)?;
         let mut images = 0;
-        for name in TRAINING {
-            images += records(&folder.join(name))?;
+        for name in self.format.training {
+            images += self.format.records(&folder.join(name))?;
         }
-        Ok(Description { shape: SHAPE, classes: names(&CLASSES), images })
+        Ok(Description { shape: SHAPE, classes: names(self.format.classes), images })
     }
 
     fn train(&self, directory: &Path) -> anyhow::Result<Labelled> {
-        read(&self.folder(directory)?, &TRAINING)
+        self.format.read(&self.folder(directory)?, self.format.training)
     }
 
     fn test(&self, directory: &Path) -> anyhow::Result<Labelled> {
-        read(&self.folder(directory)?, &TESTING)
+        self.format.read(&self.folder(directory)?, &[self.format.testing])
     }
 }
 
-impl Cifar10 {
+impl Cifar {
     /// The folder that holds the files.
     fn folder(&self, directory: &Path) -> anyhow::Result<PathBuf> {
         let path = resolve(directory, &self.path);
-        let shown = path.display();
-        for folder in [path.join(FOLDER), path.clone()] {
-            let has = |names: &[&str]| names.iter().any(|name| folder.join(name).exists());
-            if has(&TRAINING) || has(&TESTING) {
+        let (shown, format) = (path.display(), self.format);
+        for folder in [path.join(format.folder), path.clone()] {
+            let has = |name: &&str| folder.join(name).exists();
+            if format.training.iter().chain([&format.testing]).any(has) {
                 return Ok(folder);
             }
         }
         let found = if !path.exists() {
             "found nothing there"
-        } else if path.join("cifar-10-batches-py").exists() || path.join("data_batch_1").exists() {
+        } else if format.python.iter().any(|name| path.join(name).exists()) {
             "found its Python version"
-        } else if path.join("cifar-10-binary.tar.gz").exists() {
+        } else if path.join(format.archive).exists() {
             "found its archive, not unpacked"
         } else {
             "found none of its files"
         };
         bail!(
-            "{shown}: expected the folder `{FOLDER}` or one that holds it, {found}; it is the \"binary \
-             version\" on https://www.cs.toronto.edu/~kriz/cifar.html"
+            "{shown}: expected the folder `{}` or one that holds it, {found}; it is the \"binary \
+             version\" on https://www.cs.toronto.edu/~kriz/cifar.html",
+            format.folder
         )
     }
 }
 
-/// How many records a file has by its length.
-fn records(path: &Path) -> anyhow::Result<usize> {
-    let shown = path.display();
-    let found = fs::metadata(path)
-        .with_context(|| format!("{shown}: expected a file of CIFAR-10 (binary version)"))?;
-    ensure!(found.is_file(), "{shown}: expected a file");
-    whole_records(path, found.len())
-}
-
-/// The records of so many bytes.
-fn whole_records(path: &Path, length: u64) -> anyhow::Result<usize> {
-    let (shown, record) = (path.display(), RECORD as u64);
-    ensure!(length > 0, "{shown}: expected records of {RECORD} bytes, found an empty file");
-    let most = MOST_RECORDS as u64 * record;
-    ensure!(
-        length <= most,
-        "{shown}: expected at most {MOST_RECORDS} records, {most} bytes, found {length} bytes"
-    );
-    let over = length % record;
-    ensure!(
-        over == 0,
-        "{shown}: byte {}: expected a record of {RECORD} bytes, found {over} up to the end; the file \
-         is cut short or no CIFAR-10 batch",
-        length - over
-    );
-    Ok((length / record) as usize)
-}
-
-fn read(folder: &Path, names_of_files: &[&str]) -> anyhow::Result<Labelled> {
-    let mut count = 0;
-    for name in names_of_files {
-        count += records(&folder.join(name))?;
+impl Format {
+    /// Bytes of a record.
+    fn record(&self) -> usize {
+        self.labels + PIXELS
     }
-    let (mut pixels, mut labels) = (Vec::with_capacity(count * PIXELS), Vec::with_capacity(count));
-    let mut bytes = Vec::new();
-    for name in names_of_files {
-        let path = folder.join(name);
+
+    /// How many records a file has by its length.
+    fn records(&self, path: &Path) -> anyhow::Result<usize> {
         let shown = path.display();
-        bytes.clear();
-        // One byte more than there may be, so that a file that grew meanwhile is noticed.
-        let most = (MOST_RECORDS * RECORD) as u64 + 1;
-        File::open(&path)
-            .and_then(|file| file.take(most).read_to_end(&mut bytes))
-            .with_context(|| format!("{shown}: expected a file of CIFAR-10 (binary version)"))?;
-        whole_records(&path, bytes.len() as u64)?;
-        for (index, record) in bytes.chunks_exact(RECORD).enumerate() {
-            let label = record[0];
+        let found = fs::metadata(path).with_context(|| {
+            format!("{shown}: expected a file of {} (binary version)", self.name)
+        })?;
+        ensure!(found.is_file(), "{shown}: expected a file");
+        self.whole_records(path, found.len())
+    }
+
+    /// The records of so many bytes.
+    fn whole_records(&self, path: &Path, length: u64) -> anyhow::Result<usize> {
+        let (shown, record, name) = (path.display(), self.record() as u64, self.name);
+        ensure!(length > 0, "{shown}: expected records of {record} bytes, found an empty file");
+        let most = self.most_records as u64 * record;
+        ensure!(
+            length <= most,
+            "{shown}: expected at most {} records, {most} bytes, found {length} bytes",
+            self.most_records
+        );
+        let over = length % record;
+        ensure!(
+            over == 0,
+            "{shown}: byte {}: expected a record of {record} bytes, found {over} up to the end; the \
+             file is cut short or no {name} batch",
+            length - over
+        );
+        Ok((length / record) as usize)
+    }
+
+    fn read(&self, folder: &Path, files: &[&str]) -> anyhow::Result<Labelled> {
+        let mut count = 0;
+        for name in files {
+            count += self.records(&folder.join(name))?;
+        }
+        let mut pixels = Vec::with_capacity(count * PIXELS);
+        let mut labels = Vec::with_capacity(count);
+        let mut bytes = Vec::new();
+        for name in files {
+            let path = folder.join(name);
+            let what = format!("a file of {} (binary version)", self.name);
+            bytes.clear();
+            // One byte more than there may be, so that a file that grew meanwhile is noticed.
+            let most = (self.most_records * self.record()) as u64 + 1;
+            open(&path, &what)?
+                .take(most)
+                .read_to_end(&mut bytes)
+                .with_context(|| format!("{}: expected {what}", path.display()))?;
+            self.whole_records(&path, bytes.len() as u64)?;
+            self.parse(&path.display().to_string(), &bytes, &mut pixels, &mut labels)?;
+        }
+        Labelled::new(SHAPE, names(self.classes), pixels, labels)
+    }
+
+    /// Adds the images and labels of whole records.
+    fn parse(
+        &self,
+        shown: &str,
+        bytes: &[u8],
+        pixels: &mut Vec<u8>,
+        labels: &mut Vec<u8>,
+    ) -> anyhow::Result<()> {
+        for (index, record) in bytes.chunks_exact(self.record()).enumerate() {
+            let (label, last) = (record[self.labels - 1], self.classes.len() - 1);
             ensure!(
-                usize::from(label) < CLASSES.len(),
-                "{shown}: byte {}: expected a label from 0 to 9, found {label}",
-                index * RECORD
+                usize::from(label) <= last,
+                "{shown}: byte {}: expected a label from 0 to {last}, found {label}",
+                index * self.record() + self.labels - 1
             );
             labels.push(label);
-            pixels.extend_from_slice(&record[1..]);
+            pixels.extend_from_slice(&record[self.labels..]);
         }
+        Ok(())
     }
-    Labelled::new(SHAPE, names(&CLASSES), pixels, labels)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;
+
+    const FOLDER: &str = "cifar-10-batches-bin";
+    const RECORD: usize = 1 + PIXELS;
 
     /// A folder `cifar-10-batches-bin` of six files of `records` images each; image `i` of file `f`
     /// shows class `(i + f) % 10`, and pixel `p` of it is `p + 7 i + f`, modulo 256.
@@ -187,7 +281,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join(FOLDER);
         fs::create_dir(&folder).unwrap();
-        for (file, name) in TRAINING.iter().chain(&TESTING).enumerate() {
+        for (file, name) in CIFAR10.training.iter().chain([&CIFAR10.testing]).enumerate() {
             let mut bytes = Vec::new();
             for image in 0..records {
                 bytes.push(((image + file) % 10) as u8);
@@ -198,9 +292,9 @@ mod tests {
         parent
     }
 
-    fn cifar10(path: impl Into<PathBuf>) -> Cifar10 {
-        let (validation, train, augment) = (5000, None, Augment::default());
-        Cifar10 { path: path.into(), validation, train, augment }
+    fn cifar10(path: impl Into<PathBuf>) -> Cifar {
+        let options = DataOptions { validation: 5000, train: None, augment: Augment::default() };
+        Cifar { format: &CIFAR10, path: path.into(), options }
     }
 
     #[test]

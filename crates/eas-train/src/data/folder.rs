@@ -1,0 +1,446 @@
+//! Images in a folder for each class: PNG, JPEG and WebP of any size, brought to one.
+//!
+//! Decoding takes long, and a search's trials each open the data: so the images are kept packed in the
+//! user's cache, under the digest of the files' bytes and of what was made of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use eas_ir::{Built, Plugin, Shape, parse_options, resolved_options};
+use image::imageops::FilterType;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use rayon::prelude::*;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use super::files::{MOST_PIXELS, open};
+use super::options::AugmentOptions;
+use super::{Augment, DataOptions, DataPlugin, DataSource, Description, Labelled, Mirror, resolve};
+
+/// The longest side of an image that is decoded.
+const LONGEST_SIDE: u32 = 16_384;
+/// The most memory that decoding one image may take: 512 MiB.
+const MOST_MEMORY: u64 = 512 << 20;
+/// The most bytes of a file.
+const MOST_BYTES: u64 = 256 << 20;
+/// Labels are u8.
+const MOST_CLASSES: usize = 256;
+const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Folder {
+    path: PathBuf,
+    #[serde(default = "default_size")]
+    size: usize,
+    #[serde(default)]
+    fit: Fit,
+    #[serde(default)]
+    colour: Colour,
+    #[serde(default = "default_test")]
+    test: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(default = "default_cache")]
+    cache: bool,
+    #[serde(default = "default_validation")]
+    validation: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    train: Option<usize>,
+    #[serde(default)]
+    augment: AugmentOptions,
+}
+
+/// How an image becomes square.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Fit {
+    /// Scaled until its shorter side fits, and cut to its middle.
+    #[default]
+    Crop,
+    /// Both sides scaled.
+    Stretch,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Colour {
+    #[default]
+    Rgb,
+    Grey,
+}
+
+fn default_size() -> usize {
+    32
+}
+
+fn default_test() -> f64 {
+    0.2
+}
+
+fn default_cache() -> bool {
+    true
+}
+
+fn default_validation() -> usize {
+    100
+}
+
+const AUGMENT: Augment = Augment { pad_crop: 4, mirror: Mirror::Random, cutout: 0 };
+
+inventory::submit! {
+    DataPlugin(Plugin::new(
+        "folder",
+        "images in a folder for each class: PNG, JPEG, WebP",
+        r#"path = "data"  # holds train/CLASS/… and test/CLASS/… (or val/), or CLASS/… alone
+size = 32  # height and width that images are brought to, 4 to 512
+fit = "crop"  # to scale the shorter side and cut out the middle; or "stretch"
+colour = "rgb"  # or "grey"
+test = 0.2  # share of images held back for testing, where no folder is for that
+# group = "^([^_]*)_"  # pattern of file names; images whose first group is the same stay on one side of a split
+cache = true  # keep the packed images in the user's cache
+validation = 100  # training images held out to compare networks on
+# train = 1000  # training images used; all that are left if not given
+augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
+"#,
+        |options| {
+            let mut data = parse_options::<Folder>(options)?;
+            data.check().map_err(serde::de::Error::custom)?;
+            data.augment = data.augment.or(AUGMENT).into();
+            Ok(Built { options: resolved_options(&data)?, implementation: Box::new(data) })
+        },
+    ))
+}
+
+/// An image's file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct File {
+    class: String,
+    path: PathBuf,
+    /// Images of one group stay on one side of a split.
+    group: String,
+}
+
+impl DataSource for Folder {
+    fn options(&self) -> DataOptions {
+        let augment = self.augment.or(AUGMENT);
+        DataOptions { validation: self.validation, train: self.train, augment }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
+    fn describe(&self, directory: &Path) -> anyhow::Result<Description> {
+        let [train, _] = self.parts(directory)?;
+        Ok(Description { shape: self.shape(), classes: classes(&train), images: train.len() })
+    }
+
+    fn train(&self, directory: &Path) -> anyhow::Result<Labelled> {
+        let [train, _] = self.parts(directory)?;
+        self.read(&train, &classes(&train))
+    }
+
+    fn test(&self, directory: &Path) -> anyhow::Result<Labelled> {
+        let [train, test] = self.parts(directory)?;
+        ensure!(
+            !test.is_empty(),
+            "{}: expected images to test on, found none: test = {}",
+            self.path.display(),
+            self.test
+        );
+        self.read(&test, &classes(&train))
+    }
+}
+
+impl Folder {
+    fn check(&self) -> Result<(), String> {
+        if !(4..=512).contains(&self.size) {
+            return Err(format!("size: expected 4 to 512, found {}", self.size));
+        }
+        if !(0.0..=0.9).contains(&self.test) {
+            return Err(format!("test: expected a share from 0 to 0.9, found {}", self.test));
+        }
+        self.pattern().map(|_| ())
+    }
+
+    fn pattern(&self) -> Result<Option<Regex>, String> {
+        let Some(text) = &self.group else { return Ok(None) };
+        let pattern = Regex::new(text)
+            .map_err(|error| format!("group: expected a regular expression: {error}"))?;
+        match pattern.captures_len() {
+            1 => Err(format!("group: expected a group in parentheses, found none in `{text}`")),
+            _ => Ok(Some(pattern)),
+        }
+    }
+
+    fn channels(&self) -> usize {
+        match self.colour {
+            Colour::Rgb => 3,
+            Colour::Grey => 1,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Image { channels: self.channels(), height: self.size, width: self.size }
+    }
+
+    /// The images to train on and those to test on, in order of their paths.
+    fn parts(&self, directory: &Path) -> anyhow::Result<[Vec<File>; 2]> {
+        let path = resolve(directory, &self.path);
+        let pattern = self.pattern().map_err(anyhow::Error::msg)?;
+        let in_folder = |name: &str| match path.join(name).is_dir() {
+            true => list(&path.join(name), pattern.as_ref()),
+            false => Ok(Vec::new()),
+        };
+        let (mut train, test, validation) =
+            (in_folder("train")?, in_folder("test")?, in_folder("val")?);
+        let parts = match (train.is_empty(), test.is_empty()) {
+            (true, _) => held_back(list(&path, pattern.as_ref())?, self.test),
+            (false, true) if validation.is_empty() => held_back(train, self.test),
+            (false, true) => [train, validation],
+            (false, false) => {
+                // Networks are compared on images that are drawn from those to train on.
+                train.extend(validation);
+                [train, test]
+            }
+        };
+        let [train, test] = &parts;
+        let (shown, known) = (path.display(), classes(train));
+        ensure!(
+            !train.is_empty(),
+            "{shown}: expected a folder for each class with PNG, JPEG or WebP images, found no images"
+        );
+        ensure!(
+            known.len() <= MOST_CLASSES,
+            "{shown}: expected at most {MOST_CLASSES} classes, found {}",
+            known.len()
+        );
+        if let Some(file) = test.iter().find(|file| !known.contains(&file.class)) {
+            bail!(
+                "{}: expected a class of the training images, found `{}`",
+                file.path.display(),
+                file.class
+            );
+        }
+        let size = (self.channels() * self.size * self.size) as u64;
+        let most = MOST_PIXELS / size;
+        ensure!(
+            train.len().max(test.len()) as u64 <= most,
+            "{shown}: expected at most {most} images of {}, found {}",
+            self.shape(),
+            train.len().max(test.len())
+        );
+        Ok(parts)
+    }
+
+    fn read(&self, files: &[File], classes: &[String]) -> anyhow::Result<Labelled> {
+        let class = |file: &File| classes.iter().position(|class| *class == file.class);
+        let labels: Option<Vec<u8>> = files.iter().map(|file| Some(class(file)? as u8)).collect();
+        let labels = labels.context("expected every class to be known")?;
+        let cached = self.cache.then(|| self.cached(files)).transpose()?.flatten();
+        let size = self.channels() * self.size * self.size;
+        let pixels = match cached.as_ref().and_then(|path| packed(path, files.len() * size)) {
+            Some(pixels) => pixels,
+            None => {
+                let images: Vec<Vec<u8>> = files
+                    .par_iter()
+                    .map(|file| self.image(&file.path))
+                    .collect::<Result<_, _>>()?;
+                let pixels = images.concat();
+                if let Some(path) = cached {
+                    // A cache that can't be written costs time alone.
+                    let _ = pack(&path, &pixels);
+                }
+                pixels
+            }
+        };
+        let labelled = Labelled::new(self.shape(), classes.to_vec(), pixels, labels)?;
+        if self.group.is_none() {
+            return Ok(labelled);
+        }
+        let mut numbers = BTreeMap::new();
+        let groups = files.iter().map(|file| {
+            let next = numbers.len() as u32;
+            *numbers.entry(&file.group).or_insert(next)
+        });
+        labelled.with_groups(groups.collect())
+    }
+
+    /// Where these images are kept packed, if the user has a cache.
+    fn cached(&self, files: &[File]) -> anyhow::Result<Option<PathBuf>> {
+        let Some(folder) = cache_folder() else { return Ok(None) };
+        let digests: Vec<blake3::Hash> = files
+            .par_iter()
+            .map(|file| Ok(blake3::hash(&bytes(&file.path)?)))
+            .collect::<anyhow::Result<_>>()?;
+        let mut key = blake3::Hasher::new();
+        let made = format!("eas packed images 1: {} {:?} {:?}\n", self.size, self.fit, self.colour);
+        key.update(made.as_bytes());
+        digests.iter().for_each(|digest| {
+            key.update(digest.as_bytes());
+        });
+        Ok(Some(folder.join(format!("{}.images", key.finalize().to_hex()))))
+    }
+
+    /// One image, `[channels, size, size]`.
+    fn image(&self, path: &Path) -> anyhow::Result<Vec<u8>> {
+        let decoded = decode(&bytes(path)?).with_context(|| path.display().to_string())?;
+        let side = self.size as u32;
+        let image = match self.fit {
+            _ if (decoded.width(), decoded.height()) == (side, side) => decoded,
+            Fit::Crop => decoded.resize_to_fill(side, side, FilterType::Triangle),
+            Fit::Stretch => decoded.resize_exact(side, side, FilterType::Triangle),
+        };
+        Ok(match self.colour {
+            Colour::Grey => image.into_luma8().into_raw(),
+            Colour::Rgb => {
+                let values = image.into_rgb8().into_raw();
+                (0..3).flat_map(|channel| values[channel..].iter().step_by(3).copied()).collect()
+            }
+        })
+    }
+}
+
+/// The bytes of an image's file.
+fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = open(path, "an image")?;
+    let read = file.take(MOST_BYTES + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("{}: expected an image", path.display()))?;
+    ensure!(
+        bytes.len() as u64 <= MOST_BYTES,
+        "{}: expected at most {MOST_BYTES} bytes, found more",
+        path.display()
+    );
+    Ok(bytes)
+}
+
+/// Decodes an image, whatever its file's name says it is, and turns it as its camera was held.
+fn decode(bytes: &[u8]) -> anyhow::Result<DynamicImage> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(LONGEST_SIDE);
+    limits.max_image_height = Some(LONGEST_SIDE);
+    limits.max_alloc = Some(MOST_MEMORY);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().context("expected a PNG, JPEG or WebP image")?;
+    let (width, height) = decoder.dimensions();
+    ensure!(
+        width.max(height) <= LONGEST_SIDE && decoder.total_bytes() <= MOST_MEMORY,
+        "byte 0: expected sides of at most {LONGEST_SIDE} pixels and {MOST_MEMORY} bytes in all, found \
+         {width}x{height}"
+    );
+    decoder.set_limits(limits).context("expected an image within the limits of memory")?;
+    let turned = decoder.orientation().context("expected an image")?;
+    let mut image = DynamicImage::from_decoder(decoder).context("expected a whole image")?;
+    image.apply_orientation(turned);
+    Ok(image)
+}
+
+/// All images of the classes of a folder, in order of their paths. Hidden files and folders don't count.
+fn list(folder: &Path, pattern: Option<&Regex>) -> anyhow::Result<Vec<File>> {
+    let mut files = Vec::new();
+    for class in visible(folder)? {
+        if !class.is_dir() {
+            continue;
+        }
+        let name = name_of(&class);
+        for path in visible(&class)? {
+            let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+            let is_image =
+                extension.is_some_and(|found| EXTENSIONS.iter().any(|known| found == *known));
+            if !is_image {
+                continue;
+            }
+            let own = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+            let file = name_of(&path);
+            let found = pattern.and_then(|pattern| pattern.captures(&file)?.get(1));
+            // An image that the pattern doesn't match is a group of its own.
+            let group = found.map_or(own, |group| group.as_str().to_owned());
+            files.push(File { class: name.clone(), path, group });
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn visible(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let shown = folder.display();
+    let entries = fs::read_dir(folder).with_context(|| format!("{shown}: expected a folder"))?;
+    let paths: Vec<PathBuf> =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    Ok(paths.into_iter().filter(|path| !name_of(path).starts_with('.')).collect())
+}
+
+/// Names of the classes, in order.
+fn classes(files: &[File]) -> Vec<String> {
+    let mut classes: Vec<String> = files.iter().map(|file| file.class.clone()).collect();
+    classes.dedup();
+    classes.sort();
+    classes.dedup();
+    classes
+}
+
+/// Holds back a share of each class for testing. Which groups those are is told by a digest of their
+/// names, so that other images don't change it.
+fn held_back(files: Vec<File>, share: f64) -> [Vec<File>; 2] {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Vec<&File>> = BTreeMap::new();
+    for file in &files {
+        *counts.entry(&file.class).or_default() += 1;
+        groups.entry(&file.group).or_default().push(file);
+    }
+    let mut left: BTreeMap<&str, usize> = counts
+        .iter()
+        .map(|(class, count)| (*class, (share * *count as f64).round() as usize))
+        .collect();
+    let mut order: Vec<&str> = groups.keys().copied().collect();
+    order.sort_by_key(|group| *blake3::hash(group.as_bytes()).as_bytes());
+    let mut tested = std::collections::BTreeSet::new();
+    for group in order {
+        let mut needs: BTreeMap<&str, usize> = BTreeMap::new();
+        groups[group].iter().for_each(|file| *needs.entry(&file.class).or_default() += 1);
+        if needs.iter().all(|(class, count)| left[class] >= *count) {
+            needs.iter().for_each(|(class, count)| *left.entry(class).or_default() -= count);
+            tested.insert(group.to_owned());
+        }
+    }
+    let (test, train) = files.into_iter().partition(|file| tested.contains(&file.group));
+    [train, test]
+}
+
+/// `$XDG_CACHE_HOME/eas`, or `~/.cache/eas`.
+fn cache_folder() -> Option<PathBuf> {
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(cache.join("eas"))
+}
+
+/// Writes pixels and their digest, so that the file appears whole.
+fn pack(path: &Path, pixels: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().context("expected a path within a folder")?;
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(pixels)?;
+    file.write_all(blake3::hash(pixels).as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Pixels that were packed, if they are there whole.
+fn packed(path: &Path, length: usize) -> Option<Vec<u8>> {
+    let file = fs::File::open(path).ok()?;
+    let mut pixels = Vec::new();
+    file.take(length as u64 + 33).read_to_end(&mut pixels).ok()?;
+    let digest = if pixels.len() >= length { pixels.split_off(length) } else { return None };
+    (digest == blake3::hash(&pixels).as_bytes()).then_some(pixels)
+}
