@@ -141,12 +141,16 @@ fn small_settings() -> Vec<(&'static str, Setting)> {
                  filters = [4, 6, 8]\nunits = [8, 12]\nlimits = { parameters = 800, depth = 5 }";
     let mut growing = Setting::new(options, &["widen_growth x2", "replicate x2"]);
     growing.parent = dense();
+    let stages =
+        "stages = [{ blocks = 1, width = 4 }, { blocks = 1, width = 4 }]\nkernels = [1, 3]";
+    let residual = ["grow_kernel x2", "add_block x1", "skip x1"];
     vec![
         ("both", Setting::new(options, &["widen x1", "deepen x1"])),
         ("widen twice", Setting::new(options, &["widen x2"])),
         ("deeper first", Setting::new(options, &["deepen x1", "widen x1"])),
         ("within tight limits", Setting::new(tight, &["widen x2", "deepen x2"])),
         ("dense layers", growing),
+        ("residual blocks", Setting::of("residual", stages, &residual)),
         ("always wider", Setting::new(options, &["deepen x2", "widen_all x1"])),
     ]
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use eas_controller::{Action, Scope};
 use eas_ir::{Network, NodeId, Rng, Shape};
 use eas_transform::{
-    Candidate, Decision, Deepen, DeepenDense, Patch, Problem, Replicate, SearchSpace, Target,
-    Transform, Transforms, Widen, WidenGrowth, WidenTransition, spaces,
+    AddBlock, Candidate, Decision, Deepen, DeepenDense, GrowKernel, Patch, Problem, Replicate,
+    SearchSpace, Skip, Target, Transform, Transforms, Widen, WidenGrowth, WidenTransition, spaces,
 };
 use toml::de::{DeTable, DeValue};
 
@@ -76,6 +76,9 @@ pub(crate) fn transforms() -> Transforms {
     Transforms::new([
         ("widen".to_owned(), Box::new(Widen::default()) as _),
         ("deepen".to_owned(), Box::new(Deepen::default()) as _),
+        ("add_block".to_owned(), Box::new(AddBlock {}) as _),
+        ("grow_kernel".to_owned(), Box::new(GrowKernel {}) as _),
+        ("skip".to_owned(), Box::new(Skip::default()) as _),
         ("widen_growth".to_owned(), Box::new(WidenGrowth::default()) as _),
         ("deepen_dense".to_owned(), Box::new(DeepenDense::default()) as _),
         ("widen_transition".to_owned(), Box::new(WidenTransition::default()) as _),
