@@ -1,5 +1,6 @@
 """Runs `eas bench` and PyTorch in turn, as whole processes, and prints the ratio of images a second:
-the median of the pairs, against PyTorch's best f32 mode.
+the median of the pairs, against the best of PyTorch's modes. Where all of these are bf16, eas computes in
+bf16 too.
 
     python compare.py [--eas PATH] [--networks A,B] [--batches 64,128] [--threads 1,2]
                       [--modes f32,channels_last,compile] [--pairs 5] [--seconds 3] [--fastest]
@@ -47,9 +48,10 @@ def main():
 
 def compare(args, network, batch, threads):
     common = ["--batch", batch, "--threads", threads, "--seconds", str(args.seconds)]
-    ours = [str(args.eas), "bench", "--network", network, *common, "--json"]
-    peer = [sys.executable, str(HERE / "peer.py"), str(NETWORKS / f"{network}.toml"), *common]
     modes = args.modes.split(",")
+    precision = "bf16" if all(mode.startswith("bf16") for mode in modes) else "f32"
+    ours = [str(args.eas), "bench", "--network", network, *common, "--precision", precision, "--json"]
+    peer = [sys.executable, str(HERE / "peer.py"), str(NETWORKS / f"{network}.toml"), *common]
     eas, torch, ratios = [], {mode: [] for mode in modes}, []
     for _ in range(args.pairs):
         eas.append(run(ours))

@@ -535,12 +535,22 @@ pub(crate) struct Bench {
     /// Threads to work on [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// What products are computed in
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub(crate) precision: Precision,
     /// Seconds to measure for, about
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     pub(crate) seconds: f64,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    F32,
+    Bf16,
 }
 
 #[derive(Debug, clap::Args)]

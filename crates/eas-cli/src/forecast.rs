@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use eas_controller::{Controller, Random, Scope};
 use eas_ir::{Cost, Model, Network, Rng, cost};
-use eas_train::{Batches, Engine, FlatParameters, StepOptions, TrainingData};
+use eas_train::{Batches, Engine, FlatParameters, Precision, StepOptions, TrainingData};
 use eas_transform::{Decision, grow_network};
 use serde::Serialize;
 
@@ -60,8 +60,12 @@ fn rate(network: &Network, data: &TrainingData, batch: usize, rng: &Rng) -> anyh
     let mut parameters = FlatParameters::new(&model, None)?;
     let mut program = ENGINE.compile(network)?;
     let recipe = eas_train::Recipe::paper_child();
-    let options =
-        StepOptions { update: recipe.update(0.01), label_smoothing: 0.0, dropout: Some(rng) };
+    let options = StepOptions {
+        update: recipe.update(0.01),
+        label_smoothing: 0.0,
+        precision: Precision::F32,
+        dropout: Some(rng),
+    };
     let (mut images, mut started) = (0, Instant::now());
     for (step, batch) in Batches::new(data, batch, rng).enumerate() {
         let count = batch.labels.len();

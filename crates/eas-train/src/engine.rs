@@ -7,6 +7,7 @@ use ndarray::Array2;
 
 use crate::optimiser::Nesterov;
 use crate::parameters::FlatParameters;
+use crate::recipe::Precision;
 
 /// Compiles networks.
 pub trait Engine: Send + Sync {
@@ -33,6 +34,8 @@ pub struct StepOptions<'a> {
     pub update: Nesterov,
     /// Share of each target that is spread over all classes, 0 for none (Szegedy et al. 2016).
     pub label_smoothing: f64,
+    /// What products are computed in. The oracle computes in f32 whatever is asked for.
+    pub precision: Precision,
     /// Where dropout masks come from; without it, dropout is off.
     pub dropout: Option<&'a Rng>,
 }

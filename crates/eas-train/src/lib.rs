@@ -24,7 +24,7 @@ pub use engine::{Batch, Engine, Program, StepOptions, StepReport};
 pub use optimiser::{Nesterov, nesterov_step};
 pub use oracle::Oracle;
 pub use parameters::{FlatParameters, Slot};
-pub use recipe::{Momentum, Recipe, RecipeSpec, Schedule};
+pub use recipe::{Momentum, Precision, Recipe, RecipeSpec, Schedule};
 pub use train::{
     Accuracy, EpochRecord, Position, Progress, Start, Training, TrainingEnd, accuracy, train,
     train_from,

@@ -28,6 +28,28 @@ pub struct Recipe {
     pub decay_all: bool,
     /// Share of each target that is spread over all classes.
     pub label_smoothing: f64,
+    /// What products are computed in. The usual one is left out where a recipe is written, so that
+    /// recipes have one form whether or not they were written before there was a choice.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
+}
+
+/// What a training step's products of layers are computed in; evaluation is in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Throughout.
+    #[default]
+    F32,
+    /// Factors are rounded to bf16, where the engine is faster so; sums, weights, statistics and the
+    /// update are f32. A machine without AVX512-BF16 computes the same more slowly.
+    Bf16,
+}
+
+impl Precision {
+    fn is_f32(&self) -> bool {
+        *self == Precision::F32
+    }
 }
 
 /// How the learning rate falls.
@@ -68,6 +90,7 @@ pub struct RecipeSpec {
     weight_decay: Option<f64>,
     decay_all: Option<bool>,
     label_smoothing: Option<f64>,
+    precision: Option<Precision>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -95,6 +118,7 @@ impl Recipe {
             weight_decay: 1e-4,
             decay_all: true,
             label_smoothing: 0.0,
+            precision: Precision::F32,
         }
     }
 
@@ -207,6 +231,7 @@ impl RecipeSpec {
             weight_decay: self.weight_decay.unwrap_or(preset.weight_decay),
             decay_all: self.decay_all.unwrap_or(preset.decay_all),
             label_smoothing: self.label_smoothing.unwrap_or(preset.label_smoothing),
+            precision: self.precision.unwrap_or(preset.precision),
         }
     }
 }
@@ -244,6 +269,19 @@ mod tests {
         let written = toml::to_string(&recipe).unwrap();
         let read: RecipeSpec = toml::from_str(&written).unwrap();
         assert_eq!(read.resolve(Recipe::quick()), recipe, "{written}");
+    }
+
+    #[test]
+    fn a_precision_is_written_where_it_is_not_the_usual_one() {
+        assert!(!toml::to_string(&Recipe::quick()).unwrap().contains("precision"));
+        let recipe = Recipe { precision: Precision::Bf16, ..Recipe::quick() };
+        let written = toml::to_string(&recipe).unwrap();
+        assert_eq!(toml::from_str::<Recipe>(&written).unwrap(), recipe, "{written}");
+        let spec: RecipeSpec = toml::from_str("precision = \"bf16\"").unwrap();
+        assert_eq!(spec.resolve(Recipe::quick()), recipe);
+        let error = toml::from_str::<RecipeSpec>("precision = \"half\"").unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("unknown variant `half`, expected `f32` or `bf16`"), "{message}");
     }
 
     #[test]

@@ -166,6 +166,7 @@ pub fn train_from(
             let options = StepOptions {
                 update: recipe.update(recipe.rate(epoch, step, steps)),
                 label_smoothing: recipe.label_smoothing,
+                precision: recipe.precision,
                 dropout: Some(&dropout),
             };
             let report = program.step(&mut parameters, &batch, &options)?;

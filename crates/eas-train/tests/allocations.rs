@@ -3,7 +3,7 @@
 use std::alloc::System;
 
 use eas_ir::{Images, Model, Network, Rng};
-use eas_train::{Batch, CpuProgram, FlatParameters, Nesterov, Program, StepOptions};
+use eas_train::{Batch, CpuProgram, FlatParameters, Nesterov, Precision, Program, StepOptions};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -13,9 +13,13 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn a_step_behind_the_first_allocates_nothing() {
     // One thread: the pool itself allocates when threads exchange work.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    for (name, text) in [
-        ("paper", include_str!("../../../benches/networks/paper.toml")),
-        ("densenet", include_str!("../../../benches/networks/densenet.toml")),
+    let paper = include_str!("../../../benches/networks/paper.toml");
+    let densenet = include_str!("../../../benches/networks/densenet.toml");
+    for (name, text, precision) in [
+        ("paper", paper, Precision::F32),
+        ("densenet", densenet, Precision::F32),
+        ("paper", paper, Precision::Bf16),
+        ("densenet", densenet, Precision::Bf16),
     ] {
         let network = Network::from_toml(text).unwrap();
         let model = Model::initialise(network, &Rng::new(1)).unwrap();
@@ -24,12 +28,12 @@ fn a_step_behind_the_first_allocates_nothing() {
         let batch = Batch { images: Images::ones((4, 3, 32, 32)), labels: vec![0, 1, 2, 3] };
         let update =
             Nesterov { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.0, decay_all: false };
-        let options = StepOptions { update, label_smoothing: 0.0, dropout: None };
+        let options = StepOptions { update, label_smoothing: 0.0, precision, dropout: None };
         pool.install(|| {
             program.step(&mut parameters, &batch, &options).unwrap();
             let region = Region::new(ALLOCATOR);
             program.step(&mut parameters, &batch, &options).unwrap();
-            assert_eq!(region.change().allocations, 0, "{name}");
+            assert_eq!(region.change().allocations, 0, "{name}, {precision:?}");
         });
     }
 }

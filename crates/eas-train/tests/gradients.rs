@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use eas_ir::{Forward, Gradients, Mode, Model, NodeId, Reference, Rng};
-use eas_train::{Batch, Engine, FlatParameters, Oracle, Recipe, StepOptions};
+use eas_train::{Batch, Engine, FlatParameters, Oracle, Precision, Recipe, StepOptions};
 
 use crate::random;
 
@@ -82,6 +82,7 @@ fn gradients_are_the_slopes_of_the_loss_with_dropout_and_label_smoothing_too() {
         let options = StepOptions {
             update: Recipe::quick().update(0.1),
             label_smoothing: 0.1,
+            precision: Precision::F32,
             dropout: Some(&dropout),
         };
         let mut program = Oracle.compile(model.network()).unwrap();

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use eas_ir::{Model, Network, Op, Rng, Role, Shape};
 use eas_train::{
-    Batch, Engine, FlatParameters, Oracle, Recipe, Schedule, StepOptions, TrainingEnd, accuracy,
-    train,
+    Batch, Engine, FlatParameters, Oracle, Precision, Recipe, Schedule, StepOptions, TrainingEnd,
+    accuracy, train,
 };
 
 use crate::random;
@@ -54,7 +54,12 @@ fn the_loss_is_the_cross_entropy_with_the_targets_spread_over_all_classes() {
     let mean_of_all = 1.504_597 - (1.0 - 2.0 + 0.5) / 3.0;
     for smoothing in [0.0, 0.1, 0.5] {
         let update = Recipe::quick().update(0.1);
-        let options = StepOptions { update, label_smoothing: smoothing, dropout: None };
+        let options = StepOptions {
+            update,
+            label_smoothing: smoothing,
+            precision: Precision::F32,
+            dropout: None,
+        };
         let mut program = Oracle.compile(&network).unwrap();
         let (_, report) = program.gradient(&parameters, &batch, &options).unwrap();
         let expected = (1.0 - smoothing) * mean_of_right + smoothing * mean_of_all;

@@ -77,6 +77,7 @@ fn losses_gradients_updates_and_running_statistics_are_pytorchs() {
             let options = StepOptions {
                 update: recipe.update(recipe.rate(number, 0, 1)),
                 label_smoothing: recipe.label_smoothing,
+                precision: recipe.precision,
                 dropout: None,
             };
             if number == 0 {

@@ -4,8 +4,9 @@ use std::ops::{ControlFlow, Range};
 
 use eas_ir::{Model, Network, NodeId, Op, ParamId, Rng, Role, Shape, Weights, tensor};
 use eas_train::{
-    Batch, Engine, EpochRecord, FlatParameters, Nesterov, Oracle, Position, Progress, Recipe,
-    Start, StepOptions, Training, TrainingData, TrainingEnd, nesterov_step, train, train_from,
+    Batch, Engine, EpochRecord, FlatParameters, Nesterov, Oracle, Position, Precision, Progress,
+    Recipe, Start, StepOptions, Training, TrainingData, TrainingEnd, nesterov_step, train,
+    train_from,
 };
 
 use crate::random;
@@ -174,8 +175,12 @@ fn mask(network: &Network, dropout: &Rng) -> Vec<f32> {
     weights.values_mut().for_each(|values| values.fill(0.0));
     let model = Model::new(network.clone(), weights).unwrap();
     let batch = Batch { images: ndarray::Array4::ones((1, FEATURES, 1, 1)), labels: vec![0] };
-    let options =
-        StepOptions { update: recipe().update(0.1), label_smoothing: 0.0, dropout: Some(dropout) };
+    let options = StepOptions {
+        update: recipe().update(0.1),
+        label_smoothing: 0.0,
+        precision: Precision::F32,
+        dropout: Some(dropout),
+    };
     let parameters = FlatParameters::new(&model, None).unwrap();
     let mut program = Oracle.compile(network).unwrap();
     let (gradient, _) = program.gradient(&parameters, &batch, &options).unwrap();
@@ -236,7 +241,12 @@ fn numbers_that_are_not_finite_reach_no_model_and_no_momentum() {
     let network = model.network();
     let mut program = Oracle.compile(network).unwrap();
     let batch = random::batch(&model, 4, &mut Rng::new(2));
-    let options = StepOptions { update: recipe().update(0.1), label_smoothing: 0.0, dropout: None };
+    let options = StepOptions {
+        update: recipe().update(0.1),
+        label_smoothing: 0.0,
+        precision: Precision::F32,
+        dropout: None,
+    };
     let bits = |parameters: &FlatParameters| -> Vec<u32> {
         let slots = parameters.slots().iter();
         slots.flat_map(|slot| parameters.get(slot.id).unwrap()).map(|v| v.to_bits()).collect()

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use eas_ir::{Images, Mode, Model, Network, Rng, Shape, cost};
-use eas_train::{Batch, CpuProgram, FlatParameters, Program, Recipe, StepOptions};
+use eas_train::{Batch, CpuProgram, FlatParameters, Precision, Program, Recipe, StepOptions};
 use serde::Serialize;
 
 use super::network_of;
@@ -22,6 +22,8 @@ struct Measured {
     network: String,
     batch: usize,
     threads: usize,
+    /// What products are computed in, while training.
+    precision: Precision,
     parameters: u64,
     /// Multiply-accumulates of an image, forward.
     macs: u64,
@@ -86,8 +88,16 @@ fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Res
     let mut program = CpuProgram::new(network)?;
     let recipe = Recipe::paper_child();
     let dropout = rng.split("dropout");
-    let options =
-        StepOptions { update: recipe.update(1e-3), label_smoothing: 0.0, dropout: Some(&dropout) };
+    let precision = match args.precision {
+        args::Precision::F32 => Precision::F32,
+        args::Precision::Bf16 => Precision::Bf16,
+    };
+    let options = StepOptions {
+        update: recipe.update(1e-3),
+        label_smoothing: 0.0,
+        precision: precision,
+        dropout: Some(&dropout),
+    };
     let mut step = || program.step(&mut parameters, &batch, &options);
     for _ in 0..WARM_UP {
         step()?;
@@ -103,6 +113,7 @@ fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Res
         network: args.network.clone(),
         batch: args.batch,
         threads,
+        precision,
         parameters: cost.parameters,
         macs: cost.macs,
         images_per_second,

@@ -8,10 +8,12 @@ use super::batch_norm::{block_moments, partial_size};
 use super::correlation::{Correlation, Geometry};
 use super::kernels::Isa;
 use super::memory::{Memory, Needs, Scratch, Setting};
+use super::paired::Paired;
 use super::plan::Input;
 use super::values::{Reader, Source, View};
 use super::weights::Parameter;
 use super::winograd::by_tiles;
+use crate::recipe::Precision;
 
 /// Parts that the gradient of a weight is summed in, at most: as many threads can work on it.
 const PARTS: usize = 8;
@@ -79,8 +81,9 @@ impl Pieces {
 #[derive(Debug)]
 pub(super) struct Convolution {
     geometry: Geometry,
-    forward: Box<dyn Method>,
-    backward: Box<dyn Method>,
+    single: [Box<dyn Method>; 2],
+    /// What computes it in bf16, where that is faster.
+    paired: Option<[Box<dyn Method>; 2]>,
     weight: Parameter,
     bias: Option<Parameter>,
 }
@@ -97,46 +100,61 @@ impl Convolution {
         bias: Option<Parameter>,
         isa: Isa,
     ) -> Self {
-        let [forward, backward] = by_tiles(&geometry, isa).unwrap_or_else(|| {
-            let forward = Correlation::forward(&geometry, isa);
-            [Box::new(forward), Box::new(Correlation::backward(&geometry, isa))]
-        });
-        Convolution { geometry, forward, backward, weight, bias }
+        let (single, paired) = match by_tiles(&geometry, isa) {
+            // Tiles save more products than bf16 does, and would lose too much by it.
+            Some(tiles) => (tiles, None),
+            None => {
+                let forward = Correlation::forward(&geometry, isa);
+                let backward = Correlation::backward(&geometry, isa);
+                let single: [Box<dyn Method>; 2] = [Box::new(forward), Box::new(backward)];
+                (single, Paired::both(&geometry, isa))
+            }
+        };
+        Convolution { geometry, single, paired, weight, bias }
+    }
+
+    /// The convolution and the gradient of its input in a precision.
+    fn methods(&self, precision: Precision) -> &[Box<dyn Method>; 2] {
+        match precision {
+            Precision::F32 => &self.single,
+            Precision::Bf16 => self.paired.as_ref().unwrap_or(&self.single),
+        }
     }
 
     /// Images of a block.
-    pub(super) fn block(&self) -> usize {
-        self.forward.block()
+    pub(super) fn block(&self, precision: Precision) -> usize {
+        self.methods(precision)[0].block()
     }
 
-    pub(super) fn needs(&self, batch: usize) -> Needs {
-        let blocks = image_blocks(batch, self.block());
+    pub(super) fn needs(&self, Setting { precision, batch, .. }: Setting) -> Needs {
+        let [forward, backward] = self.methods(precision);
+        let blocks = image_blocks(batch, forward.block());
         let moments = blocks * partial_size(self.geometry.filters);
         Needs {
-            packed: self.forward.pieces().total().max(self.backward.pieces().total()),
-            partials: moments.max(self.parts(batch) * self.forward.pieces().total()),
-            scratch: self.forward.scratch().max(self.backward.scratch()),
+            packed: forward.pieces().total().max(backward.pieces().total()),
+            partials: moments.max(self.parts(forward.as_ref(), batch) * forward.pieces().total()),
+            scratch: forward.scratch().max(backward.scratch()),
         }
     }
 
     /// Computes the output; with `moments`, also those of each block of it, into the partial sums.
     pub(super) fn run(
         &self,
-        Setting { isa, batch }: Setting,
+        Setting { isa, precision, batch }: Setting,
         parameters: &[f32],
         memory: &mut Memory,
         source: &Source,
         output: &View,
         moments: bool,
     ) {
-        let Convolution { geometry, forward, .. } = self;
+        let [forward, _] = self.methods(precision);
         let weights = forward.pieces().total();
         forward.pack(isa, self.weight.of(parameters), &mut memory.packed[..weights]);
         let bias = self.bias.map(|bias| bias.of(parameters));
         let mut out = std::mem::take(&mut memory.values[output.buffer]);
         let mut partials = std::mem::take(&mut memory.partials);
         let Memory { values, norms, packed, scratch, .. } = &*memory;
-        let size = partial_size(geometry.filters);
+        let size = partial_size(self.geometry.filters);
         out[..batch * output.image()]
             .par_chunks_mut(forward.block() * output.image())
             .zip(partials.par_chunks_mut(size))
@@ -172,13 +190,13 @@ impl Convolution {
         slope: &View,
         gradient: &mut [f32],
     ) {
-        let Setting { isa, batch } = setting;
+        let Setting { isa, precision, batch } = setting;
         self.weight_gradient(setting, memory, &input.source, slope, gradient);
         if let Some(bias) = self.bias {
             bias_gradient(batch, memory, slope, bias.of_mut(gradient));
         }
         if let Some(sink) = input.sink {
-            let backward = &self.backward;
+            let [_, backward] = self.methods(precision);
             let weights = backward.pieces().total();
             backward.pack(isa, self.weight.of(parameters), &mut memory.packed[..weights]);
             let mut out = std::mem::take(&mut memory.slots[sink.view.buffer]);
@@ -200,23 +218,23 @@ impl Convolution {
     }
 
     /// Parts that the weight's gradient is summed in: a function of shapes alone.
-    fn parts(&self, batch: usize) -> usize {
-        let blocks = image_blocks(batch, self.block());
+    fn parts(&self, forward: &dyn Method, batch: usize) -> usize {
+        let blocks = image_blocks(batch, forward.block());
         let pixels = batch * self.geometry.out_height() * self.geometry.out_width();
-        (pixels / self.forward.part_pixels()).clamp(1, PARTS).min(blocks)
+        (pixels / forward.part_pixels()).clamp(1, PARTS).min(blocks)
     }
 
     fn weight_gradient(
         &self,
-        Setting { isa, batch }: Setting,
+        Setting { isa, precision, batch }: Setting,
         memory: &mut Memory,
         source: &Source,
         slope: &View,
         gradient: &mut [f32],
     ) {
-        let forward = &self.forward;
+        let forward = self.methods(precision)[0].as_ref();
         let pieces = forward.pieces();
-        let parts = self.parts(batch);
+        let parts = self.parts(forward, batch);
         let blocks = image_blocks(batch, forward.block());
         // Where there are few parts, the pieces of the weight are shared out too.
         let together = pieces.count.div_ceil(PARTS / parts);

@@ -6,7 +6,7 @@
 //! between its pixels where the stride leaves gaps, and flipped kernels.
 
 use super::convolution::{Method, Pieces};
-use super::kernels::{Columns, Isa, Rows, Run, WIDEST};
+use super::kernels::{Columns, Factors, Isa, Rows, Run, WIDEST};
 use super::memory::Scratch;
 use super::values::Reader;
 use super::weights::{pack_backward, pack_forward, unpack_gradient};
@@ -20,10 +20,10 @@ const PIXELS: usize = 256;
 const DEPTH: usize = 256;
 
 /// Pixels whose slopes stay in cache while a weight's gradient is summed.
-const TRANSPOSED_PIXELS: usize = 512;
+pub(super) const TRANSPOSED_PIXELS: usize = 512;
 
 /// Output pixels that a part of a weight's gradient has at least.
-const PART_PIXELS: usize = 1024;
+pub(super) const PART_PIXELS: usize = 1024;
 
 /// What a convolution, or a linear layer as a 1×1 convolution of one pixel, looks like.
 #[derive(Clone, Copy, Debug)]
@@ -90,30 +90,13 @@ pub(super) struct Correlation {
 impl Correlation {
     /// The convolution itself.
     pub(super) fn forward(geometry: &Geometry, isa: Isa) -> Self {
-        let windows = Windows::new(
-            geometry.block(),
-            geometry.channels,
-            [geometry.out_height(), geometry.out_width()],
-            geometry.stride,
-            (geometry.padding, 1),
-            [geometry.height + 2 * geometry.padding, geometry.width + 2 * geometry.padding],
-        );
+        let windows = Windows::forward(geometry, geometry.channels);
         Correlation::new(geometry, false, windows, geometry.made(), isa)
     }
 
     /// The gradient of its input, from that of its output.
     pub(super) fn backward(geometry: &Geometry, isa: Isa) -> Self {
-        // Every input pixel has a window, so the scratch image is larger by kernel − 1; what the
-        // stride left over of the input stays zero.
-        let border = geometry.kernel - 1 - geometry.padding;
-        let windows = Windows::new(
-            geometry.block(),
-            geometry.filters,
-            [geometry.height, geometry.width],
-            1,
-            (border, geometry.stride),
-            [geometry.height + geometry.kernel - 1, geometry.width + geometry.kernel - 1],
-        );
+        let windows = Windows::backward(geometry, geometry.filters);
         Correlation::new(geometry, true, windows, geometry.read(), isa)
     }
 
@@ -124,18 +107,9 @@ impl Correlation {
         made: usize,
         isa: Isa,
     ) -> Self {
-        let (kernel, groups, channels) = (geometry.kernel, geometry.groups, windows.channels);
-        let (read, width) = (channels / groups, windows.width);
-        // A row of the kernel is one run where a group has all channels.
-        let runs: Vec<Run> = if groups == 1 {
-            let length = kernel * channels;
-            (0..kernel).map(|y| Run { start: y * width * channels, length }).collect()
-        } else {
-            (0..kernel * kernel)
-                .map(|at| (at / kernel * width + at % kernel) * channels)
-                .map(|start| Run { start, length: read })
-                .collect()
-        };
+        let (kernel, groups) = (geometry.kernel, geometry.groups);
+        let read = windows.channels / groups;
+        let runs = kernel_runs(kernel, groups, &windows);
         let stages = stages(&runs);
         let weights = PackedShape::new(groups, kernel * kernel * read, made, isa);
         Correlation { geometry: *geometry, is_backward, windows, read, runs, stages, weights }
@@ -215,6 +189,7 @@ impl Correlation {
                 let Block { group, column, width, vectors } = shape.block(index);
                 let row = vectors * shape.lanes;
                 isa.rows(Rows {
+                    factors: Factors::Single,
                     a: &scratch[group * self.read..],
                     places: self.windows.places(images),
                     runs: &stage.runs,
@@ -252,6 +227,7 @@ impl Correlation {
                 let mut depth = 0;
                 for run in &self.runs {
                     isa.columns(Columns {
+                        factors: Factors::Single,
                         a: scratch,
                         places,
                         start: group * self.read + run.start,
@@ -269,6 +245,20 @@ impl Correlation {
             }
         }
     }
+}
+
+/// The runs of a window, of the first group.
+pub(super) fn kernel_runs(kernel: usize, groups: usize, windows: &Windows) -> Vec<Run> {
+    let Windows { channels, width, .. } = *windows;
+    // A row of the kernel is one run where a group has all channels.
+    if groups == 1 {
+        let length = kernel * channels;
+        return (0..kernel).map(|y| Run { start: y * width * channels, length }).collect();
+    }
+    (0..kernel * kernel)
+        .map(|at| (at / kernel * width + at % kernel) * channels)
+        .map(|start| Run { start, length: channels / groups })
+        .collect()
 }
 
 /// Cuts the runs of a window into stages of about [`DEPTH`] numbers.

@@ -9,7 +9,7 @@ use super::values::View;
 
 /// Copies a value, normalised and rectified, to a view of the same shape; or adds it.
 pub(super) fn copy(
-    Setting { isa, batch }: Setting,
+    Setting { isa, batch, .. }: Setting,
     memory: &mut Memory,
     input: &Input,
     output: &View,
@@ -38,7 +38,7 @@ pub(super) fn copy(
 
 /// Gives the slope of a part of a value, from its first channel `offset` on, to where it came from.
 pub(super) fn pass_slope(
-    Setting { isa, batch }: Setting,
+    Setting { isa, batch, .. }: Setting,
     memory: &mut Memory,
     sink: &Sink,
     slope: &View,
@@ -84,7 +84,7 @@ fn put_pixel(to: &mut [f32], from: &[f32], accumulate: bool) {
 
 /// `[pixel][channel]` to `[channel][pixel]`.
 pub(super) fn flatten(
-    Setting { isa, batch }: Setting,
+    Setting { isa, batch, .. }: Setting,
     memory: &mut Memory,
     input: &Input,
     output: &View,
@@ -117,7 +117,7 @@ pub(super) fn flatten(
 
 /// The way back from [`flatten`].
 pub(super) fn flatten_backward(
-    Setting { isa, batch }: Setting,
+    Setting { isa, batch, .. }: Setting,
     memory: &mut Memory,
     input: &Input,
     slope: &View,

@@ -5,11 +5,14 @@ use std::sync::Mutex;
 use super::batch_norm::Norm;
 use super::kernels::Isa;
 use super::plan::Plan;
+use crate::recipe::Precision;
 
 /// What every step of a pass is run with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
     pub(super) isa: Isa,
+    /// What products are computed in.
+    pub(super) precision: Precision,
     /// Images of the batch.
     pub(super) batch: usize,
 }
@@ -53,23 +56,24 @@ impl Memory {
         }
     }
 
-    /// Makes room for a forward pass of so many images.
-    pub(super) fn reserve_forward(&mut self, plan: &Plan, batch: usize) {
+    /// Makes room for a forward pass.
+    pub(super) fn reserve_forward(&mut self, plan: &Plan, setting: Setting) {
+        let batch = setting.batch;
         self.batch = self.batch.max(batch);
         grow_all(&mut self.values, &plan.values, batch);
         grow_all(&mut self.winners, &plan.winners, batch);
-        let needs = plan.steps.iter().map(|step| step.needs(batch));
+        let needs = plan.steps.iter().map(|step| step.needs(setting));
         let needs = needs.fold(Needs::default(), Needs::most);
         grow(&mut self.packed, needs.packed);
         grow(&mut self.partials, needs.partials);
         self.scratch.reserve(needs.scratch);
     }
 
-    /// Makes room for a step of so many images.
-    pub(super) fn reserve(&mut self, plan: &Plan, batch: usize) {
-        self.reserve_forward(plan, batch);
-        grow_all(&mut self.slots, &plan.slots, batch);
-        grow_all(&mut self.masks, &plan.masks, batch);
+    /// Makes room for a step.
+    pub(super) fn reserve(&mut self, plan: &Plan, setting: Setting) {
+        self.reserve_forward(plan, setting);
+        grow_all(&mut self.slots, &plan.slots, setting.batch);
+        grow_all(&mut self.masks, &plan.masks, setting.batch);
     }
 }
 

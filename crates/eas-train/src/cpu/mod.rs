@@ -1,11 +1,12 @@
-//! The CPU engine: a network as a static program over planned buffers, in f32, faster than a general
+//! The CPU engine: a network as a static program over planned buffers, faster than a general
 //! framework's because nothing in a step is decided, allocated or stored that needn't be.
 //!
 //! Values stand as `[image][row][column][channel]`. Batch norms and ReLUs are applied by whoever
 //! reads a value ([`values`]), so neither their results nor copies for a concatenation are stored
 //! ([`plan`], [`placement`]). Convolutions multiply windows in place ([`correlation`]) by kernels for
 //! AVX-512, AVX2 or any machine ([`kernels`]); wide ones of 3×3 and 5×5 go by tiles, which takes a
-//! quarter to a third of the multiplications ([`winograd`]). Work is cut into blocks of images that depend on
+//! quarter to a third of the multiplications ([`winograd`]). A training step may multiply in bf16 what
+//! isn't computed by tiles ([`paired`]). Work is cut into blocks of images that depend on
 //! shapes alone, and sums are joined in the blocks' order, so results are bit-identical on any number
 //! of threads.
 
@@ -16,6 +17,7 @@ mod elementwise;
 mod kernels;
 mod loss;
 mod memory;
+mod paired;
 mod placement;
 mod plan;
 mod pool;
@@ -36,6 +38,7 @@ use ndarray::Array2;
 use crate::engine::{Batch, Engine, Program, StepOptions};
 use crate::optimiser::Nesterov;
 use crate::parameters::{FlatParameters, Slot};
+use crate::recipe::Precision;
 
 pub use program::{CpuProgram, OpTime};
 
@@ -78,7 +81,8 @@ impl Gradients for Cpu {
         let batch = Batch { images: images.clone(), labels: labels.to_vec() };
         let update =
             Nesterov { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0, decay_all: false };
-        let options = StepOptions { update, label_smoothing: 0.0, dropout: None };
+        let options =
+            StepOptions { update, label_smoothing: 0.0, precision: Precision::F32, dropout: None };
         let mut program = CpuProgram::new(model.network())?;
         let (gradient, _) = program.gradient(&parameters, &batch, &options)?;
         Ok(parameters.weights_of(&gradient, Slot::is_trainable))

@@ -31,7 +31,7 @@ impl Window {
     /// Writes the largest value of each window, and its place in the image.
     pub(super) fn max(
         &self,
-        Setting { isa, batch }: Setting,
+        Setting { isa, batch, .. }: Setting,
         memory: &mut Memory,
         input: &Input,
         output: &View,
@@ -74,7 +74,7 @@ impl Window {
     /// Gives each slope to the winner of its window.
     pub(super) fn max_backward(
         &self,
-        Setting { isa, batch }: Setting,
+        Setting { isa, batch, .. }: Setting,
         memory: &mut Memory,
         input: &Input,
         slope: &View,
@@ -178,7 +178,7 @@ impl Window {
     /// Writes the mean of each window.
     pub(super) fn average(
         &self,
-        Setting { isa, batch }: Setting,
+        Setting { isa, batch, .. }: Setting,
         memory: &mut Memory,
         input: &Input,
         output: &View,
@@ -224,7 +224,7 @@ impl Window {
     /// Spreads each slope over its window.
     pub(super) fn average_backward(
         &self,
-        Setting { isa, batch }: Setting,
+        Setting { isa, batch, .. }: Setting,
         memory: &mut Memory,
         input: &Input,
         slope: &View,

@@ -18,6 +18,7 @@ use super::values::{View, rectify};
 use crate::engine::{Batch, Program, StepOptions, StepReport};
 use crate::optimiser::nesterov_step;
 use crate::parameters::FlatParameters;
+use crate::recipe::Precision;
 
 /// Share of the old running statistics that a training step keeps (the paper's code: 0.9).
 const STATISTICS_DECAY: f32 = 0.9;
@@ -56,7 +57,7 @@ pub struct CpuProgram {
 /// How a pass is run.
 #[derive(Clone, Copy)]
 struct Pass<'a> {
-    batch: usize,
+    setting: Setting,
     mode: Mode,
     dropout: Option<&'a Rng>,
 }
@@ -109,9 +110,9 @@ impl CpuProgram {
 
     /// Runs all steps; `images` are `[image][channel][row][column]`.
     fn forward(&mut self, parameters: &[f32], images: &[f32], pass: Pass<'_>) {
-        let CpuProgram { isa, plan, memory, times, .. } = self;
-        let setting = Setting { isa: *isa, batch: pass.batch };
-        let batch = pass.batch;
+        let CpuProgram { plan, memory, times, .. } = self;
+        let setting = pass.setting;
+        let batch = setting.batch;
         for (index, step) in plan.steps.iter().enumerate() {
             let started = Instant::now();
             let output = &step.output;
@@ -136,7 +137,7 @@ impl CpuProgram {
                         );
                     }
                     Mode::Training => {
-                        let block = plan.moments_before(index);
+                        let block = plan.moments_before(index, setting.precision);
                         let from = (block, *known);
                         batch_statistics(setting, memory, step, *norm, from, of, parameters);
                     }
@@ -178,9 +179,9 @@ impl CpuProgram {
 
     /// Runs all steps backward, from the gradient of the logits to those of the parameters.
     fn backward(&mut self, parameters: &[f32], pass: Pass<'_>) {
-        let CpuProgram { isa, plan, memory, gradient, times } = self;
-        let setting = Setting { isa: *isa, batch: pass.batch };
-        let batch = pass.batch;
+        let CpuProgram { plan, memory, gradient, times, .. } = self;
+        let setting = pass.setting;
+        let batch = setting.batch;
         for (index, step) in plan.steps.iter().enumerate().rev() {
             if !step.differentiable {
                 continue;
@@ -241,7 +242,9 @@ impl CpuProgram {
         options: &StepOptions<'_>,
     ) -> StepReport {
         let count = batch.labels.len();
-        let pass = Pass { batch: count, mode: Mode::Training, dropout: options.dropout };
+        let setting = self.setting(options.precision, count);
+        self.memory.reserve(&self.plan, setting);
+        let pass = Pass { setting, mode: Mode::Training, dropout: options.dropout };
         let images = batch.images.as_standard_layout();
         let images = images.as_slice().expect("the layout is standard");
         self.forward(&parameters.values, images, pass);
@@ -277,6 +280,10 @@ impl CpuProgram {
         }
     }
 
+    fn setting(&self, precision: Precision, batch: usize) -> Setting {
+        Setting { isa: self.isa, precision, batch }
+    }
+
     /// Images that are evaluated at once.
     fn evaluation_batch(&self, images: usize) -> usize {
         self.memory.batch.max(EVALUATION_BATCH).min(images)
@@ -301,7 +308,6 @@ impl Program for CpuProgram {
         self.check(parameters, &batch.images)?;
         self.check_labels(batch)?;
         in_pool(|| {
-            self.memory.reserve(&self.plan, batch.labels.len());
             let report = self.differentiate(parameters, batch, options);
             if report.is_finite() {
                 let started = Instant::now();
@@ -323,7 +329,6 @@ impl Program for CpuProgram {
         self.check(parameters, &batch.images)?;
         self.check_labels(batch)?;
         in_pool(|| {
-            self.memory.reserve(&self.plan, batch.labels.len());
             let report = self.differentiate(parameters, batch, options);
             Ok((self.gradient.clone(), report))
         })
@@ -343,14 +348,15 @@ impl Program for CpuProgram {
                 Mode::Evaluation => self.evaluation_batch(count),
                 Mode::Training => count,
             };
-            self.memory.reserve_forward(&self.plan, chunk);
+            self.memory.reserve_forward(&self.plan, self.setting(Precision::F32, chunk));
             let output = self.plan.output;
             let mut all = Vec::with_capacity(count * output.channels);
             for part in images.axis_chunks_iter(Axis(0), chunk) {
                 let batch = part.dim().0;
                 let part = part.as_standard_layout();
                 let part = part.as_slice().expect("the layout is standard");
-                self.forward(&parameters.values, part, Pass { batch, mode, dropout: None });
+                let setting = self.setting(Precision::F32, batch);
+                self.forward(&parameters.values, part, Pass { setting, mode, dropout: None });
                 all.extend(&self.memory.values[output.buffer][..batch * output.image()]);
             }
             Ok(Array2::from_shape_vec((count, output.channels), all)?)
@@ -372,14 +378,15 @@ impl Program for CpuProgram {
         in_pool(|| {
             let count = images.dim().0;
             let chunk = self.evaluation_batch(count);
-            self.memory.reserve_forward(&self.plan, chunk);
+            self.memory.reserve_forward(&self.plan, self.setting(Precision::F32, chunk));
             // The moments of each image, one behind another.
             let mut partials = vec![Vec::new(); sources.len()];
             for part in images.axis_chunks_iter(Axis(0), chunk) {
                 let batch = part.dim().0;
                 let part = part.as_standard_layout();
                 let part = part.as_slice().expect("the layout is standard");
-                let pass = Pass { batch, mode: Mode::Evaluation, dropout: None };
+                let setting = self.setting(Precision::F32, batch);
+                let pass = Pass { setting, mode: Mode::Evaluation, dropout: None };
                 self.forward(&parameters.values, part, pass);
                 for ((_, source), partials) in sources.iter().zip(&mut partials) {
                     let view = View { offset: 0, stride: source.view.channels, ..source.view };
@@ -418,10 +425,10 @@ impl Plan {
     }
 
     /// The images of a block, where the step before this batch norm found the moments already.
-    fn moments_before(&self, index: usize) -> Option<usize> {
+    fn moments_before(&self, index: usize, precision: Precision) -> Option<usize> {
         match &self.steps[index.checked_sub(1)?].work {
             Work::Convolution(convolution) if self.norm_follows(index - 1) => {
-                Some(convolution.block())
+                Some(convolution.block(precision))
             }
             _ => None,
         }
@@ -430,12 +437,13 @@ impl Plan {
 
 impl Step {
     /// What a step needs besides values and gradients.
-    pub(super) fn needs(&self, batch: usize) -> Needs {
+    pub(super) fn needs(&self, setting: Setting) -> Needs {
+        let batch = setting.batch;
         let images =
             self.inputs.iter().map(|input| input.source.view.area() * input.source.view.channels);
         let scratch = images.max().unwrap_or(0);
         match &self.work {
-            Work::Convolution(convolution) => convolution.needs(batch),
+            Work::Convolution(convolution) => convolution.needs(setting),
             Work::Norm { known, .. } => {
                 let sums =
                     |view: View| batch.div_ceil(norm_block(&view)) * partial_size(view.channels);
@@ -476,7 +484,7 @@ fn take_images(batch: usize, memory: &mut Memory, images: &[f32], output: &View)
 /// The statistics of a batch; `found` is the block size of the step before, if it summed them, and
 /// `known` an earlier batch norm that has some of them.
 fn batch_statistics(
-    Setting { isa, batch }: Setting,
+    Setting { isa, batch, .. }: Setting,
     memory: &mut Memory,
     step: &Step,
     norm: usize,
@@ -535,7 +543,7 @@ fn block_pixels(batch: usize, block: usize, view: &View) -> impl Iterator<Item =
 
 /// The slope through a batch norm, and through the ReLU behind it.
 fn norm_backward(
-    Setting { isa, batch }: Setting,
+    Setting { isa, batch, .. }: Setting,
     memory: &mut Memory,
     step: &Step,
     norm: usize,
@@ -594,7 +602,7 @@ fn norm_backward(
 }
 
 /// The slope through a ReLU without a batch norm.
-fn relu_backward(Setting { isa, batch }: Setting, memory: &mut Memory, step: &Step) {
+fn relu_backward(Setting { isa, batch, .. }: Setting, memory: &mut Memory, step: &Step) {
     let (view, slope) = (&step.output, &step.gradient);
     let Some(sink) = &step.inputs[0].sink else { return };
     let Memory { values, slots, .. } = memory;

@@ -8,6 +8,7 @@ use crate::engine::{Batch, Engine, Program, StepOptions};
 use crate::optimiser::Nesterov;
 use crate::oracle::Oracle;
 use crate::parameters::FlatParameters;
+use crate::recipe::Precision;
 
 const CLASSES: usize = 5;
 const BATCH: usize = 6;
@@ -185,7 +186,12 @@ fn check_against_oracle(isa: Isa, kind: fn(&mut Rng) -> Network, seed: u64) {
     let mut program = CpuProgram::with_instructions(network, isa).unwrap();
     let parameters = FlatParameters::new(&model, None).unwrap();
     let dropout = rng.split("dropout");
-    let options = StepOptions { update: update(), label_smoothing: 0.1, dropout: Some(&dropout) };
+    let options = StepOptions {
+        update: update(),
+        label_smoothing: 0.1,
+        precision: Precision::F32,
+        dropout: Some(&dropout),
+    };
 
     for mode in [Mode::Training, Mode::Evaluation] {
         let expected = oracle.logits(&parameters, &batch.images, mode).unwrap();
@@ -253,13 +259,15 @@ fn the_portable_path_computes_what_the_oracle_does() {
 /// A trained step's loss, gradient and parameters on so many threads.
 fn step_on(
     threads: usize,
+    precision: Precision,
     kind: fn(&mut Rng) -> Network,
     seed: u64,
 ) -> (f64, Vec<f32>, FlatParameters) {
     let mut rng = Rng::new(seed);
     let (model, batch) = random_model(kind(&mut rng), &mut rng);
     let dropout = rng.split("dropout");
-    let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: Some(&dropout) };
+    let options =
+        StepOptions { update: update(), label_smoothing: 0.0, precision, dropout: Some(&dropout) };
     let mut parameters = FlatParameters::new(&model, None).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
@@ -274,19 +282,25 @@ fn step_on(
 fn results_are_bit_identical_on_any_number_of_threads() {
     for seed in 0..40 {
         let kind = if seed % 4 == 0 { wide_network } else { random_network };
-        let one = step_on(1, kind, seed);
-        for threads in [2, 8] {
-            assert!(step_on(threads, kind, seed) == one, "seed {seed}, {threads} threads");
+        for precision in [Precision::F32, Precision::Bf16] {
+            let one = step_on(1, precision, kind, seed);
+            for threads in [2, 8] {
+                let same = step_on(threads, precision, kind, seed) == one;
+                assert!(same, "seed {seed}, {precision:?}, {threads} threads");
+            }
         }
     }
 }
 
 #[test]
 fn a_smaller_batch_after_a_larger_one_is_as_if_it_came_first() {
-    for seed in 0..20 {
+    for (seed, precision) in
+        (0..20).map(|seed| (seed, [Precision::F32, Precision::Bf16][seed as usize % 2]))
+    {
         let mut rng = Rng::new(seed);
         let (model, batch) = random_model(random_network(&mut rng), &mut rng);
-        let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: None };
+        let options =
+            StepOptions { update: update(), label_smoothing: 0.0, precision, dropout: None };
         let images = batch.images.slice(ndarray::s![..4, .., .., ..]).to_owned();
         let small = Batch { images, labels: batch.labels[..4].to_vec() };
         let parameters = FlatParameters::new(&model, None).unwrap();
@@ -296,7 +310,7 @@ fn a_smaller_batch_after_a_larger_one_is_as_if_it_came_first() {
         assert_eq!(
             used.gradient(&parameters, &small, &options).unwrap(),
             fresh.gradient(&parameters, &small, &options).unwrap(),
-            "seed {seed}"
+            "seed {seed}, {precision:?}"
         );
     }
 }
@@ -307,7 +321,12 @@ fn what_does_not_fit_is_refused() {
     let (model, batch) = random_model(random_network(&mut rng), &mut rng);
     let parameters = FlatParameters::new(&model, None).unwrap();
     let mut program = CpuProgram::new(model.network()).unwrap();
-    let options = StepOptions { update: update(), label_smoothing: 0.0, dropout: None };
+    let options = StepOptions {
+        update: update(),
+        label_smoothing: 0.0,
+        precision: Precision::F32,
+        dropout: None,
+    };
     let mut refusal =
         |batch: &Batch| program.gradient(&parameters, batch, &options).unwrap_err().to_string();
     let (_, channels, height, width) = batch.images.dim();
@@ -318,4 +337,36 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refusal(&fewer), format!("expected {BATCH} labels, found 1"));
     let outside = Batch { labels: vec![CLASSES; BATCH], ..batch.clone() };
     assert_eq!(refusal(&outside), "expected labels below 5, found Some(5)");
+}
+
+/// How far a gradient in bf16 may be from the oracle's, relative: a factor is rounded by a 256th at
+/// most, twice a product, and errors of layers add up.
+const BF16_BOUND: f64 = 0.06;
+
+/// A gradient in bf16 for some instructions, and how far it is from the oracle's, relative.
+fn bf16_gradient(isa: Isa, kind: fn(&mut Rng) -> Network, seed: u64) -> (Vec<f32>, f64) {
+    let mut rng = Rng::new(seed);
+    let (model, batch) = random_model(kind(&mut rng), &mut rng);
+    let parameters = FlatParameters::new(&model, None).unwrap();
+    let precision = Precision::Bf16;
+    let options = StepOptions { update: update(), label_smoothing: 0.1, precision, dropout: None };
+    let mut oracle = Oracle.compile(model.network()).unwrap();
+    let (expected, _) = oracle.gradient(&parameters, &batch, &options).unwrap();
+    let mut program = CpuProgram::with_instructions(model.network(), isa).unwrap();
+    let (found, _) = program.gradient(&parameters, &batch, &options).unwrap();
+    let square = |value: f32| f64::from(value) * f64::from(value);
+    let apart: f64 = found.iter().zip(&expected).map(|(f, e)| square(f - e)).sum();
+    let size: f64 = expected.iter().copied().map(square).sum();
+    (found, (apart / size).sqrt())
+}
+
+#[test]
+fn gradients_in_bf16_are_the_oracles_within_its_rounding() {
+    for isa in [Isa::detect(), Isa::Portable] {
+        for seed in 0..30 {
+            let (_, off) = bf16_gradient(isa, wide_network, seed);
+            assert!(off < BF16_BOUND, "seed {seed}, {isa:?}: gradient off by {off}");
+            assert!(off > 1e-5, "seed {seed}, {isa:?}: expected rounding, found {off}");
+        }
+    }
 }

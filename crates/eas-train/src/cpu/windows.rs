@@ -1,5 +1,6 @@
 //! The windows of a convolution in images with a border of zeros.
 
+use super::correlation::Geometry;
 use super::kernels::Isa;
 use super::memory::Scratch;
 use super::values::Reader;
@@ -25,6 +26,33 @@ pub(super) struct Windows {
 }
 
 impl Windows {
+    /// The windows of a convolution, in images of so many numbers a pixel.
+    pub(super) fn forward(geometry: &Geometry, channels: usize) -> Self {
+        Windows::new(
+            geometry.block(),
+            channels,
+            [geometry.out_height(), geometry.out_width()],
+            geometry.stride,
+            (geometry.padding, 1),
+            [geometry.height + 2 * geometry.padding, geometry.width + 2 * geometry.padding],
+        )
+    }
+
+    /// The windows of the gradient of its input, in slopes of so many numbers a pixel.
+    pub(super) fn backward(geometry: &Geometry, channels: usize) -> Self {
+        // Every input pixel has a window, so the scratch image is larger by kernel − 1; what the
+        // stride left over of the input stays zero.
+        let border = geometry.kernel - 1 - geometry.padding;
+        Windows::new(
+            geometry.block(),
+            channels,
+            [geometry.height, geometry.width],
+            1,
+            (border, geometry.stride),
+            [geometry.height + geometry.kernel - 1, geometry.width + geometry.kernel - 1],
+        )
+    }
+
     /// Windows in `[rows, columns]`, `stride` apart, of scratch images of `[height, width]`.
     pub(super) fn new(
         block: usize,
@@ -44,9 +72,14 @@ impl Windows {
         Windows { block, channels, border, spread, height, width, places, count: rows * columns }
     }
 
+    /// Numbers of a scratch image.
+    pub(super) fn image(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
     /// Numbers of the scratch buffer for a block.
     pub(super) fn scratch(&self) -> usize {
-        self.block * self.height * self.width * self.channels
+        self.block * self.image()
     }
 
     /// Places of the windows of `images` images.

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::convolution::{Method, Pieces};
 use super::correlation::{Geometry, PackedShape, Stage, stages};
-use super::kernels::{Columns, Isa, Rows, Run};
+use super::kernels::{Columns, Factors, Isa, Rows, Run};
 use super::memory::Scratch;
 use super::values::Reader;
 use super::windows::Windows;
@@ -328,6 +328,7 @@ impl<const KERNEL: usize, const TILE: usize> Method for Winograd<KERNEL, TILE> {
                             let row = block.vectors * shape.lanes;
                             let packed = &packed[(index * PAIRS + pair) * shape.block_size()..];
                             isa.rows(Rows {
+                                factors: Factors::Single,
                                 a: values,
                                 places: &rows[..count],
                                 runs: &stage.runs,
@@ -381,6 +382,7 @@ impl<const KERNEL: usize, const TILE: usize> Method for Winograd<KERNEL, TILE> {
                         let block = shape.block(index);
                         let row = block.vectors * shape.lanes;
                         isa.columns(Columns {
+                            factors: Factors::Single,
                             a: &values[pair * self.pair(depth)..],
                             places: &rows[..count],
                             start: 0,

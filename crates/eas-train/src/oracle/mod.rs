@@ -27,6 +27,7 @@ use ndarray::{Array2, ArrayView4, Axis};
 use crate::engine::{Batch, Engine, Program, StepOptions, StepReport};
 use crate::optimiser::{Nesterov, nesterov_step};
 use crate::parameters::{FlatParameters, Slot};
+use crate::recipe::Precision;
 use ops::{AveragePool, BatchNorm, Im2Col, MaxPool, Relu, Statistics};
 
 /// Share of the old running statistics that a training step keeps (the paper's code: 0.9).
@@ -425,7 +426,8 @@ impl Gradients for Oracle {
         let batch = Batch { images: images.clone(), labels: labels.to_vec() };
         let update =
             Nesterov { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0, decay_all: false };
-        let options = StepOptions { update, label_smoothing: 0.0, dropout: None };
+        let precision = Precision::F32;
+        let options = StepOptions { update, label_smoothing: 0.0, precision, dropout: None };
         let (gradient, _) = Graph::new(model.network())?.gradient(&parameters, &batch, &options)?;
         Ok(parameters.weights_of(&gradient, Slot::is_trainable))
     }

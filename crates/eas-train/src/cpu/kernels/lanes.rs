@@ -1,4 +1,7 @@
-//! Vectors of f32 as the kernels see them, one type an instruction set.
+//! Vectors of f32 as the kernels see them, one type an instruction set; and vectors of pairs of bf16,
+//! of which a lane holds two in the place of an f32.
+
+use super::pairs::parts;
 
 /// A vector of `COUNT` numbers and what the kernels do with it.
 pub(super) trait Lanes {
@@ -80,15 +83,81 @@ impl Lanes for Portable {
     }
 }
 
+/// Pairs of bf16 without the instructions for them. A product of two is exact in f32, and the second
+/// of a pair is added first, so sums are those of AVX512-BF16 but for denormals, which it takes for 0.
+pub(super) struct EmulatedPairs<const COUNT: usize>;
+
+impl<const COUNT: usize> Lanes for EmulatedPairs<COUNT> {
+    const COUNT: usize = COUNT;
+    const MANY_REGISTERS: bool = false;
+    type Vector = [f32; COUNT];
+
+    #[inline(always)]
+    unsafe fn zero() -> [f32; COUNT] {
+        [0.0; COUNT]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; COUNT] {
+        // SAFETY: the caller promises so many numbers.
+        unsafe { from.cast::<[f32; COUNT]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> [f32; COUNT] {
+        let mut vector = [0.0; COUNT];
+        // SAFETY: the caller promises `count` numbers, at most a vector's.
+        unsafe { from.copy_to_nonoverlapping(vector.as_mut_ptr(), count) };
+        vector
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> [f32; COUNT] {
+        // SAFETY: the caller promises a number.
+        [unsafe { *from }; COUNT]
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(
+        factor: [f32; COUNT],
+        other: [f32; COUNT],
+        mut sum: [f32; COUNT],
+    ) -> [f32; COUNT] {
+        for lane in 0..COUNT {
+            let [(x0, x1), (y0, y1)] = [parts(factor[lane]), parts(other[lane])];
+            sum[lane] += x1 * y1;
+            sum[lane] += x0 * y0;
+        }
+        sum
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, vector: [f32; COUNT]) {
+        // SAFETY: the caller promises so many places.
+        unsafe { to.cast::<[f32; COUNT]>().write_unaligned(vector) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, vector: [f32; COUNT], count: usize) {
+        // SAFETY: the caller promises `count` places, at most a vector's.
+        unsafe { vector.as_ptr().copy_to_nonoverlapping(to, count) };
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512, Avx512Half};
+pub(super) use x86::{Avx2, Avx512, Avx512Half, Avx512HalfPairs, Avx512Pairs};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+    use std::mem::transmute;
 
     use super::Lanes;
 
+    /// Sixteen pairs of bf16: AVX512-BF16.
+    pub(crate) struct Avx512Pairs;
+    /// Eight pairs of bf16.
+    pub(crate) struct Avx512HalfPairs;
     /// Sixteen numbers: AVX-512.
     pub(crate) struct Avx512;
     /// Eight numbers with AVX-512's registers and masks, for outputs that would leave half of
@@ -191,6 +260,57 @@ mod x86 {
         |from, to, count, value| _mm256_maskload_ps(from, lane_mask(count)),
         _mm256_maskstore_ps(to, lane_mask(count), value)
     );
+
+    lanes!(
+        Avx512Pairs,
+        __m512,
+        16,
+        true,
+        _mm512_setzero_ps,
+        _mm512_loadu_ps,
+        _mm512_set1_ps,
+        add_products,
+        _mm512_storeu_ps,
+        |from, to, count, value| _mm512_maskz_loadu_ps(first(count) as __mmask16, from),
+        _mm512_mask_storeu_ps(to, first(count) as __mmask16, value)
+    );
+    lanes!(
+        Avx512HalfPairs,
+        __m256,
+        8,
+        true,
+        _mm256_setzero_ps,
+        _mm256_loadu_ps,
+        _mm256_set1_ps,
+        add_products_half,
+        _mm256_storeu_ps,
+        |from, to, count, value| _mm256_maskz_loadu_ps(first(count) as __mmask8, from),
+        _mm256_mask_storeu_ps(to, first(count) as __mmask8, value)
+    );
+
+    #[inline(always)]
+    unsafe fn add_products(factor: __m512, other: __m512, sum: __m512) -> __m512 {
+        // SAFETY: as above; the bits are those of pairs of bf16.
+        unsafe {
+            _mm512_dpbf16_ps(
+                sum,
+                transmute::<__m512, __m512bh>(factor),
+                transmute::<__m512, __m512bh>(other),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products_half(factor: __m256, other: __m256, sum: __m256) -> __m256 {
+        // SAFETY: as above; the bits are those of pairs of bf16.
+        unsafe {
+            _mm256_dpbf16_ps(
+                sum,
+                transmute::<__m256, __m256bh>(factor),
+                transmute::<__m256, __m256bh>(other),
+            )
+        }
+    }
 
     /// All bits in the first `count` lanes.
     #[inline(always)]

@@ -8,11 +8,12 @@
 #![expect(unsafe_code, reason = "intrinsics, and pointers whose bounds are checked once a panel")]
 
 mod lanes;
+pub(super) mod pairs;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
-use lanes::{Lanes, Portable};
+use lanes::{EmulatedPairs, Lanes, Portable};
 
 /// Vectors that a tile is wide at most.
 pub(super) const WIDEST: usize = 3;
@@ -20,11 +21,22 @@ pub(super) const WIDEST: usize = 3;
 /// Which instructions the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
+    /// AVX-512 with BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Portable,
+}
+
+/// What the factors of a product are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Factors {
+    Single,
+    /// Each f32 of A and B holds the bits of two bf16, whose products are both added to the sum.
+    Pairs,
 }
 
 /// Consecutive numbers of a window.
@@ -38,6 +50,7 @@ pub(super) struct Run {
 
 /// C = A · B, or C += A · B. Row r of A has the numbers of `runs` behind `places[r]` in `a`.
 pub(super) struct Rows<'a> {
+    pub(super) factors: Factors,
     pub(super) a: &'a [f32],
     pub(super) places: &'a [u32],
     pub(super) runs: &'a [Run],
@@ -57,6 +70,7 @@ pub(super) struct Rows<'a> {
 /// C += Aᵀ · B. Row r of C takes, for each place p, number `start + r` behind `places[p]` in `a`
 /// times row p of B.
 pub(super) struct Columns<'a> {
+    pub(super) factors: Factors,
     pub(super) a: &'a [f32],
     pub(super) places: &'a [u32],
     pub(super) start: usize,
@@ -85,7 +99,8 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
             if has_avx2 && has_avx512 {
-                return Isa::Avx512;
+                let has_bf16 = is_x86_feature_detected!("avx512bf16");
+                return if has_bf16 { Isa::Avx512Bf16 } else { Isa::Avx512 };
             }
             if has_avx2 {
                 return Isa::Avx2;
@@ -99,9 +114,11 @@ impl Isa {
         match self {
             // Eight lanes where sixteen would leave half a vector empty.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if width.div_ceil(8).is_multiple_of(2) || width > 64 => 16,
+            Isa::Avx512Bf16 | Isa::Avx512 if width.div_ceil(8).is_multiple_of(2) || width > 64 => {
+                16
+            }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx2 => 8,
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => 8,
             Isa::Portable => Portable::COUNT,
         }
     }
@@ -112,7 +129,7 @@ impl Isa {
         match self {
             // SAFETY: the instruction set was detected.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { x86::run_avx512(work) },
+            Isa::Avx512Bf16 | Isa::Avx512 => unsafe { x86::run_avx512(work) },
             // SAFETY: the instruction set was detected.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { x86::run_avx2(work) },
@@ -134,14 +151,27 @@ impl Isa {
         check_width(job.width, job.vectors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (self, job.lanes) {
+            match (job.factors, self, job.lanes) {
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 16) => x86::rows_avx512(&mut job),
+                (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, 16) => x86::rows_avx512(&mut job),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, _) => x86::rows_avx512_half(&mut job),
+                (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, _) => {
+                    x86::rows_avx512_half(&mut job);
+                }
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, _) => x86::rows_avx2(&mut job),
-                (Isa::Portable, _) => tiles::rows::<Portable>(&mut job),
+                (Factors::Single, Isa::Avx2, _) => x86::rows_avx2(&mut job),
+                (Factors::Single, Isa::Portable, _) => tiles::rows::<Portable>(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512Bf16, 16) => x86::rows_pairs(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512Bf16, _) => x86::rows_half_pairs(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512, 16) => x86::rows_emulated16(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512, _) => x86::rows_emulated512(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx2, _) => x86::rows_emulated256(&mut job),
+                (Factors::Pairs, Isa::Portable, _) => tiles::rows::<EmulatedPairs<8>>(&mut job),
             }
         }
     }
@@ -159,14 +189,29 @@ impl Isa {
         check_width(job.width, job.vectors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (self, job.lanes) {
+            match (job.factors, self, job.lanes) {
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 16) => x86::columns_avx512(&mut job),
+                (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, 16) => {
+                    x86::columns_avx512(&mut job)
+                }
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, _) => x86::columns_avx512_half(&mut job),
+                (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, _) => {
+                    x86::columns_avx512_half(&mut job);
+                }
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, _) => x86::columns_avx2(&mut job),
-                (Isa::Portable, _) => tiles::columns::<Portable>(&mut job),
+                (Factors::Single, Isa::Avx2, _) => x86::columns_avx2(&mut job),
+                (Factors::Single, Isa::Portable, _) => tiles::columns::<Portable>(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512Bf16, 16) => x86::columns_pairs(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512Bf16, _) => x86::columns_half_pairs(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512, 16) => x86::columns_emulated16(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx512, _) => x86::columns_emulated512(&mut job),
+                #[cfg(target_arch = "x86_64")]
+                (Factors::Pairs, Isa::Avx2, _) => x86::columns_emulated256(&mut job),
+                (Factors::Pairs, Isa::Portable, _) => tiles::columns::<EmulatedPairs<8>>(&mut job),
             }
         }
     }
@@ -179,11 +224,11 @@ fn check_width(width: usize, vectors: usize, lanes: usize) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::lanes::{Avx2, Avx512, Avx512Half};
+    use super::lanes::{Avx2, Avx512, Avx512Half, Avx512HalfPairs, Avx512Pairs, EmulatedPairs};
     use super::{Columns, Rows, tiles};
 
     macro_rules! compiled_for {
-        ($features:literal, $lanes:ident, $rows:ident, $columns:ident) => {
+        ($features:literal, $lanes:ty, $rows:ident, $columns:ident) => {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $rows(job: &mut Rows<'_>) {
                 // SAFETY: the caller's promise.
@@ -211,6 +256,31 @@ mod x86 {
         columns_avx512_half
     );
     compiled_for!("avx2,fma", Avx2, rows_avx2, columns_avx2);
+    compiled_for!(
+        "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma",
+        Avx512Pairs,
+        rows_pairs,
+        columns_pairs
+    );
+    compiled_for!(
+        "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma",
+        Avx512HalfPairs,
+        rows_half_pairs,
+        columns_half_pairs
+    );
+    compiled_for!(
+        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        EmulatedPairs<16>,
+        rows_emulated16,
+        columns_emulated16
+    );
+    compiled_for!(
+        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        EmulatedPairs<8>,
+        rows_emulated512,
+        columns_emulated512
+    );
+    compiled_for!("avx2,fma", EmulatedPairs<8>, rows_emulated256, columns_emulated256);
 
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
     pub(super) unsafe fn run_avx512<R>(work: impl FnOnce() -> R) -> R {

@@ -2,11 +2,13 @@
 
 use eas_ir::Rng;
 
-use super::{Columns, Isa, Rows, Run};
+use super::pairs::{pair, pair_channels, pair_with_later, parts};
+use super::{Columns, Factors, Isa, Rows, Run};
 
 #[cfg(target_arch = "x86_64")]
 fn instruction_sets() -> Vec<Isa> {
     match Isa::detect() {
+        Isa::Avx512Bf16 => vec![Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable],
         Isa::Avx512 => vec![Isa::Avx512, Isa::Avx2, Isa::Portable],
         Isa::Avx2 => vec![Isa::Avx2, Isa::Portable],
         Isa::Portable => vec![Isa::Portable],
@@ -70,6 +72,7 @@ fn rows_are_the_products_of_windows() {
                 }
             }
             isa.rows(Rows {
+                factors: Factors::Single,
                 a: &a,
                 places: &places,
                 runs: &runs,
@@ -106,6 +109,7 @@ fn columns_are_the_transposed_products() {
             }
         }
         isa.columns(Columns {
+            factors: Factors::Single,
             a: &a,
             places: &places,
             start: 4,
@@ -126,6 +130,7 @@ fn columns_are_the_transposed_products() {
 #[should_panic(expected = "windows lie within A")]
 fn a_window_beyond_the_image_is_refused() {
     Isa::detect().rows(Rows {
+        factors: Factors::Single,
         a: &[0.0; 10],
         places: &[8],
         runs: &[Run { start: 0, length: 3 }],
@@ -137,4 +142,112 @@ fn a_window_beyond_the_image_is_refused() {
         width: 8,
         accumulate: false,
     });
+}
+
+#[test]
+fn products_of_pairs_are_the_same_for_all_instructions() {
+    for_shapes(|isa, width, rows, rng| {
+        let pairs = |count: usize, rng: &mut Rng| -> Vec<f32> {
+            (0..count).map(|_| pair(rng.normal() as f32, rng.normal() as f32)).collect()
+        };
+        let a = pairs(60, rng);
+        let places: Vec<u32> = (0..rows).map(|_| rng.below(40) as u32).collect();
+        let runs = [Run { start: 0, length: 3 }, Run { start: 7, length: 5 }];
+        let lanes = isa.lanes(width);
+        let vectors = width.div_ceil(lanes);
+        let mut b = pairs(8 * vectors * lanes, rng);
+        b.chunks_mut(vectors * lanes).for_each(|row| row[width..].fill(0.0));
+        let mut found = vec![0.0; rows * width];
+        isa.rows(Rows {
+            factors: Factors::Pairs,
+            a: &a,
+            places: &places,
+            runs: &runs,
+            b: &b,
+            lanes,
+            vectors,
+            c: &mut found,
+            c_stride: width,
+            width,
+            accumulate: false,
+        });
+        let mut columns = vec![0.0; rows * width];
+        let slopes = pairs(places.len() * width, rng);
+        isa.columns(Columns {
+            factors: Factors::Pairs,
+            a: &a,
+            places: &places,
+            start: 2,
+            rows,
+            b: &slopes,
+            b_stride: width,
+            lanes,
+            vectors,
+            c: &mut columns,
+            c_stride: width,
+            width,
+        });
+        for row in 0..rows {
+            for column in 0..width {
+                let (mut sum, mut transposed) = (0.0, 0.0);
+                let add = |sum: &mut f32, x: f32, y: f32| {
+                    let [(x0, x1), (y0, y1)] = [parts(x), parts(y)];
+                    *sum += x1 * y1;
+                    *sum += x0 * y0;
+                };
+                let window = runs.iter().flat_map(|run| run.start..run.start + run.length);
+                for (k, at) in window.enumerate() {
+                    add(&mut sum, a[places[row] as usize + at], b[k * vectors * lanes + column]);
+                }
+                for (place, slopes) in places.iter().zip(slopes.chunks_exact(width)) {
+                    add(&mut transposed, a[*place as usize + 2 + row], slopes[column]);
+                }
+                let at = row * width + column;
+                assert_eq!(found[at].to_bits(), sum.to_bits(), "{isa:?}, {rows}x{width}, {at}");
+                let same = columns[at].to_bits() == transposed.to_bits();
+                assert!(same, "{isa:?}, {rows}x{width}, {at}: transposed");
+            }
+        }
+    });
+}
+
+#[test]
+fn numbers_round_to_the_nearest_bf16() {
+    // Bf16 keeps seven bits behind the point: 1 + 1/256 is halfway and goes to the even one.
+    let inputs = [1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.006, f32::INFINITY, f32::MAX];
+    let outputs = [1.0, 1.0, 1.0 + 4.0 / 256.0, -1.007_812_5, f32::INFINITY, f32::INFINITY];
+    for (input, output) in inputs.into_iter().zip(outputs) {
+        assert_eq!(parts(pair(input, 2.0)), (output, 2.0), "{input}");
+        assert_eq!(parts(pair(2.0, input)), (2.0, output), "{input}");
+    }
+    let (first, second) = parts(pair(f32::from_bits(0x7fff_ffff), 1.0));
+    assert!(first.is_nan() && second == 1.0, "{first}, {second}");
+}
+
+#[test]
+fn numbers_are_paired_in_place() {
+    for channels in 1..=70 {
+        let pixels = 3;
+        let values: Vec<f32> = (0..pixels * channels).map(|value| (value % 200) as f32).collect();
+        let mut paired = values.clone();
+        pair_channels(&mut paired, channels);
+        let mut later = values.clone();
+        pair_with_later(&mut later, channels);
+        for pixel in 0..pixels {
+            let value = |pixel: usize, channel: usize| {
+                let within = pixel < pixels && channel < channels;
+                if within { values[pixel * channels + channel] } else { 0.0 }
+            };
+            for channel in (0..channels).step_by(2) {
+                let found = parts(paired[pixel * channels.div_ceil(2) + channel / 2]);
+                let expected = (value(pixel, channel), value(pixel, channel + 1));
+                assert_eq!(found, expected, "{channels} channels, {pixel}, {channel}");
+            }
+            for channel in 0..channels {
+                let found = parts(later[pixel * channels + channel]);
+                let expected = (value(pixel, channel), value(pixel + 1, channel));
+                assert_eq!(found, expected, "{channels} channels, {pixel}, {channel}");
+            }
+        }
+    }
 }
