@@ -95,7 +95,7 @@ fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Res
     let options = StepOptions {
         update: recipe.update(1e-3),
         label_smoothing: 0.0,
-        precision: precision,
+        precision,
         dropout: Some(&dropout),
     };
     let mut step = || program.step(&mut parameters, &batch, &options);

@@ -47,7 +47,8 @@ impl Transform for GrowKernel {
             _ => None,
         });
         let next = |(index, (site, present)): (usize, (NodeId, usize))| {
-            let larger = |kernel: &&usize| **kernel > present && (**kernel - present) % 2 == 0;
+            let larger =
+                |kernel: &&usize| **kernel > present && (**kernel - present).is_multiple_of(2);
             let kernel = space.kernels().iter().find(larger)?;
             Some(Candidate { site, target: Target::Kernel(*kernel), path: vec![index] })
         };
@@ -77,7 +78,7 @@ impl Transform for GrowKernel {
         };
         let from = *kernel;
         ensure!(
-            to > from && (to - from) % 2 == 0 && to <= LARGEST,
+            to > from && (to - from).is_multiple_of(2) && to <= LARGEST,
             "expected a kernel above the present {from} by an even number, found {to}"
         );
         let border = (to - from) / 2;
