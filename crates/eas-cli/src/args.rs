@@ -56,6 +56,7 @@ Examples:
 Examples:
   eas compare my.toml --controllers reinforce,random --seeds 5
   eas compare my.toml --controllers reinforce,random --seeds 3 --budget 20M --out comparison
+  eas compare my.toml --controllers reinforce,hill_climb --budget 30m
 
 Each controller and seed is a run of its own in the folder. What is stopped goes on when the same
 command is given again.")]
@@ -175,9 +176,26 @@ Examples:
     },
 }
 
-/// A count as specs have it: `20M`.
-fn count(text: &str) -> Result<Count, serde::de::value::Error> {
-    Count::deserialize(text.into_deserializer())
+/// What the stages of each compared run may take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Budget {
+    /// Training images of the children, all epochs counted.
+    Images(Count),
+    /// Work on the run, from its beginning.
+    Time(Duration),
+}
+
+/// A count or a time as specs have them: `20M`, `30m`.
+fn budget(text: &str) -> Result<Budget, String> {
+    let count: Result<Count, serde::de::value::Error> =
+        Count::deserialize(text.into_deserializer());
+    if let Ok(count) = count {
+        return Ok(Budget::Images(count));
+    }
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(Budget::Time(time)),
+        _ => Err("expected training images, such as 20M, or a time, such as 30m".to_owned()),
+    }
 }
 
 /// A spec and what is changed in it.
@@ -218,10 +236,10 @@ pub(crate) struct Compare {
     /// Seeds, the spec's and those that follow it; each controller runs with each
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) seeds: u64,
-    /// Training images that the children of a run may take, all epochs counted, such as 20M [default:
-    /// the spec's batches]
-    #[arg(long, value_name = "IMAGES", value_parser = count)]
-    pub(crate) budget: Option<Count>,
+    /// What the stages of a run may take: training images of its children, all epochs counted, such as
+    /// 20M, or time, such as 30m [default: the spec's batches]
+    #[arg(long, value_name = "IMAGES|TIME", value_parser = budget)]
+    pub(crate) budget: Option<Budget>,
     /// Best children of each run to train from scratch, for Kendall's tau
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) ranked: usize,
@@ -464,6 +482,16 @@ pub(crate) struct Trials {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
+    /// Print JSON: the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+}
+
+impl Trials {
+    /// How to print them.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -421,6 +421,26 @@ fn a_comparison_goes_on_where_it_stopped_and_gives_each_controller_the_same() {
 }
 
 #[test]
+fn a_budget_of_time_ends_the_stages_and_is_kept_in_the_run() {
+    let place = Place::new();
+    let compare = |budget: &str| {
+        let mut command = eas("compare", &place.path("spec.toml"));
+        command.args(["--controllers", "random", "--seeds", "1", "--ranked", "0", "--json"]);
+        command.args(["--budget", budget, "--out"]).arg(place.path("timed"));
+        command
+    };
+    let whole = succeeds(&mut compare("2s")).stdout;
+    let run = place.path("timed/random-3");
+    let events = fs::read_to_string(run.join("events.jsonl")).unwrap();
+    assert!(events.contains("deadline"), "{events}");
+    succeeds(&mut eas("verify", &run));
+    assert_eq!(succeeds(&mut compare("2s")).stdout, whole);
+    let refused = output(&mut compare("1 parsec"));
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("such as 20M, or a time, such as 30m"), "{}", said(&refused));
+}
+
+#[test]
 fn what_is_trained_to_compare_is_never_taken_for_the_best() {
     let place = Place::new();
     let run = place.path("run");

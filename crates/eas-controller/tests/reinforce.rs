@@ -142,7 +142,7 @@ fn small_settings() -> Vec<(&'static str, Setting)> {
     let mut growing = Setting::new(options, &["widen_growth x2", "replicate x2"]);
     growing.parent = dense();
     let stages =
-        "stages = [{ blocks = 1, width = 4 }, { blocks = 1, width = 4 }]\nkernels = [1, 3]";
+        "stages = [{ blocks = 1, width = 4 }, { blocks = 1, width = 8 }]\nkernels = [1, 3]";
     let residual = ["grow_kernel x2", "add_block x1", "skip x1"];
     vec![
         ("both", Setting::new(options, &["widen x1", "deepen x1"])),

@@ -66,6 +66,9 @@ pub(super) fn run(args: &args::Compare) -> anyhow::Result<u8> {
     Ok(exit::SUCCESS)
 }
 
+/// Batches of a last stage that time is to end: more than there is time for.
+const ENDLESS: usize = 1000;
+
 /// The plan of one run: that of the spec, but for the controller, the seed, the budget and what the
 /// finals compare.
 fn plan_of_arm(
@@ -89,26 +92,45 @@ fn plan_of_arm(
         finals.insert("equal_compute".to_owned(), true.into());
         finals.insert("ranked".to_owned(), i64::try_from(args.ranked)?.into());
     }
-    if let (Some(Count(budget)), Some(stages)) =
-        (args.budget, table.get_mut("stage").and_then(toml::Value::as_array_mut))
-    {
-        let batches = batches_within(plan, budget / images.max(1));
-        if batches.is_empty() {
-            let batch = plan.stages.first().map_or(0, |stage| plan.epochs_of_batch(stage));
-            let least = Count(images * batch as u64);
-            let found = Count(budget);
-            return Err(bad_input(format!(
-                "--budget: expected at least the {least} images of one batch, found {found}"
-            )));
+    match args.budget {
+        Some(args::Budget::Images(Count(budget))) => {
+            let batches = batches_within(plan, budget / images.max(1));
+            if batches.is_empty() {
+                let batch = plan.stages.first().map_or(0, |stage| plan.epochs_of_batch(stage));
+                let least = Count(images * batch as u64);
+                let found = Count(budget);
+                return Err(bad_input(format!(
+                    "--budget: expected at least the {least} images of one batch, found {found}"
+                )));
+            }
+            set_batches(&mut table, &batches)?;
         }
-        stages.truncate(batches.len());
-        for (stage, batches) in stages.iter_mut().zip(batches) {
-            let stage = stage.as_table_mut().context("a stage is a table")?;
-            stage.insert("batches".to_owned(), i64::try_from(batches)?.into());
+        Some(args::Budget::Time(limit)) => {
+            let mut batches: Vec<usize> = plan.stages.iter().map(|stage| stage.batches).collect();
+            if let Some(last) = batches.last_mut() {
+                *last = ENDLESS.max(*last);
+            }
+            set_batches(&mut table, &batches)?;
+            let run = table.entry("run").or_insert_with(|| toml::Table::new().into());
+            let run = run.as_table_mut().context("run is a table")?;
+            run.insert("deadline".to_owned(), humantime::format_duration(limit).to_string().into());
         }
+        None => {}
     }
     read_plan("the compared plan", &toml::to_string(&table)?, &[], &plan.directory)
         .map_err(bad_input)
+}
+
+/// Keeps as many stages as there are batches for.
+fn set_batches(table: &mut toml::Table, batches: &[usize]) -> anyhow::Result<()> {
+    let stages = table.get_mut("stage").and_then(toml::Value::as_array_mut);
+    let stages = stages.context("a plan has stages")?;
+    stages.truncate(batches.len());
+    for (stage, batches) in stages.iter_mut().zip(batches) {
+        let stage = stage.as_table_mut().context("a stage is a table")?;
+        stage.insert("batches".to_owned(), i64::try_from(*batches)?.into());
+    }
+    Ok(())
 }
 
 /// The batches of each stage that so many epochs are enough for: as the plan has them, the last stage as long

@@ -11,7 +11,7 @@ use crate::runs::{Run, TrialResult};
 pub(super) fn run(args: &args::Trials) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
     let results = run.results()?;
-    match args.format {
+    match args.format() {
         Format::Json => print::json(&results),
         Format::Csv => print::result(&csv(&results)),
         Format::Table => print::result(&table(&results)),
