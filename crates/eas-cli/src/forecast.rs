@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use eas_controller::{Controller, Random, Scope};
 use eas_ir::{Cost, Model, Network, Rng, cost};
-use eas_train::{Batches, Engine, FlatParameters, Precision, StepOptions, TrainingData};
+use eas_train::{Batches, Engine, FlatParameters, Recipe, StepOptions, TrainingData};
 use eas_transform::{Decision, grow_network};
 use serde::Serialize;
 
@@ -54,20 +54,19 @@ fn typical_child(plan: &Plan, start: &Network, rng: &Rng) -> anyhow::Result<(Net
     Ok(sized.swap_remove(SAMPLE / 2))
 }
 
-/// Training images a second.
-fn rate(network: &Network, data: &TrainingData, batch: usize, rng: &Rng) -> anyhow::Result<f64> {
+/// Training images a second, trained by a recipe.
+fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> anyhow::Result<f64> {
     let model = Model::initialise(network.clone(), rng)?;
     let mut parameters = FlatParameters::new(&model, None)?;
     let mut program = ENGINE.compile(network)?;
-    let recipe = eas_train::Recipe::paper_child();
     let options = StepOptions {
         update: recipe.update(0.01),
-        label_smoothing: 0.0,
-        precision: Precision::F32,
+        label_smoothing: recipe.label_smoothing,
+        precision: recipe.precision,
         dropout: Some(rng),
     };
     let (mut images, mut started) = (0, Instant::now());
-    for (step, batch) in Batches::new(data, batch, rng).enumerate() {
+    for (step, batch) in Batches::new(data, recipe.batch, rng).enumerate() {
         let count = batch.labels.len();
         program.step(&mut parameters, &batch, &options)?;
         if step == 0 {
@@ -91,8 +90,8 @@ pub(crate) fn forecast(
 ) -> anyhow::Result<Forecast> {
     let rng = Rng::new(plan.seed).split("forecast");
     let (child, child_cost) = typical_child(plan, start, &rng)?;
-    let start_rate = rate(start, data, plan.start.batch, &rng)?;
-    let child_rate = rate(&child, data, plan.child.batch, &rng)?;
+    let start_rate = rate(start, data, &plan.start, &rng)?;
+    let child_rate = rate(&child, data, &plan.child, &rng)?;
     let images = data.train.len() as f64;
     let (start_epochs, grown_epochs) = plan.epochs(&plan.batches());
     let whole = images * (start_epochs as f64 / start_rate + grown_epochs as f64 / child_rate);

@@ -64,8 +64,19 @@ impl Reevaluated {
     pub(crate) fn of(child: &TrialResult, results: &[TrialResult]) -> Option<Self> {
         let again = results.iter().filter(|result| result.reevaluates(child));
         let again: Vec<f64> = again.map(|result| result.accuracy().unwrap_or(0.0)).collect();
-        let known = child.same_as.is_none() && !again.is_empty();
-        let accuracy = child.accuracy().filter(|_| known)?;
+        if child.same_as.is_some() || again.is_empty() {
+            return None;
+        }
+        // Where it had been trained several times, the mean of them counted.
+        let trained = results.iter().filter(|result| {
+            result.purpose == Purpose::Child
+                && result.same_as.is_none()
+                && result.is_trained()
+                && result.trained_alike(child)
+        });
+        let accuracies: Vec<f64> = trained.filter_map(TrialResult::accuracy).collect();
+        let accuracy = accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64;
+        child.accuracy()?;
         Some(Reevaluated { trial: child.trial, accuracy, again })
     }
 

@@ -71,6 +71,23 @@ impl Candidate {
     }
 }
 
+/// Joins what batches with a parent each made of one parent's same child: its best training, and the mean
+/// of its scores.
+fn each_network_once(children: Vec<Candidate>) -> Vec<Candidate> {
+    let mut alike: BTreeMap<_, Vec<Candidate>> = BTreeMap::new();
+    for child in children {
+        let network = (child.result.parent, child.result.fingerprint.clone());
+        alike.entry(network).or_default().push(child);
+    }
+    let join = |trained: Vec<Candidate>| {
+        let scores: Vec<f64> = trained.iter().filter_map(|child| child.score).collect();
+        let best = trained.into_iter().min_by(|a, b| a.result.compare(&b.result))?;
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        Some(Candidate { score: (!scores.is_empty()).then_some(mean), ..best })
+    };
+    alike.into_values().filter_map(join).collect()
+}
+
 /// Multiply-accumulates of so many epochs of a network, for each training image once forward.
 fn compute(result: &TrialResult, epochs: usize) -> f64 {
     epochs as f64 * result.macs as f64
@@ -206,6 +223,7 @@ impl<'a, 'd> Search<'a, 'd> {
                 break;
             }
         }
+        grown.children = each_network_once(grown.children);
         grown.children.sort_by(Candidate::compare);
         Ok(grown)
     }
@@ -510,11 +528,12 @@ fn repeat(run: &Run, trial: &Trial, same: TrialId) -> anyhow::Result<Option<Tria
     if run.published(trial.id)?.is_some() {
         return Ok(None);
     }
-    let TrialResult { same_as, ending, certificate, drift, model, momentum, .. } =
+    let TrialResult { same_as, ending, epochs, certificate, drift, model, momentum, .. } =
         run.result(same)?;
     let same_as = Some(same_as.unwrap_or(same));
     let own = record.ended(ending, 0, 0.0);
-    run.publish(&TrialResult { same_as, certificate, drift, model, momentum, ..own }).map(Some)
+    let result = TrialResult { same_as, epochs, certificate, drift, model, momentum, ..own };
+    run.publish(&result).map(Some)
 }
 
 impl Trials<'_> {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// When a batch's children are compared, and how many of them go on.
 ///
 /// A rung is a number of epochs. All that reached it are ranked by validation accuracy, the one
-/// proposed first before others that are equal, and one in `eta` is trained on. Their schedule of
+/// proposed first before others that are equal, and as many are trained on as make one in `eta` of those that
+/// set out for it. Their schedule of
 /// learning rates is that of all epochs from the first on, so that a child that goes on is what it
 /// would have been without a comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -123,7 +123,7 @@ pub struct Trial {
     ///
     /// An accuracy behind a part of the epochs is none of all of them. So one that was stopped counts
     /// as what it had, and what those of its batch that went on from there gained on average: never
-    /// more than the best of those, and in the order that the comparison found.
+    /// more than the best of those that didn't diverge, and in the order that the comparison found.
     pub measured: Option<f64>,
     /// The mean of what all trainings of its network measured in this stage so far.
     pub estimate: Option<f64>,

@@ -21,8 +21,8 @@ pub struct Growth {
     pub gradient: GradientMap,
 }
 
-/// Replays steps on a parent. What is replicated depends on `rng` and each edit's place in the
-/// chain, so the same call gives the same child; noise comes from the same stream where it is on.
+/// Replays steps on a parent. What is replicated, and what new kernels start as, depends on `rng` and
+/// each edit's place in the chain, so the same call gives the same child; noise comes from the same stream where it is on.
 ///
 /// # Errors
 /// An edit that can't be made; the error names it and its place.

@@ -90,22 +90,6 @@ pub(crate) fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D:
     }
 }
 
-/// Reads a number within bounds.
-pub(crate) fn within<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    least: usize,
-    most: usize,
-) -> Result<usize, D::Error> {
-    let number = usize::deserialize(deserializer)?;
-    if (least..=most).contains(&number) {
-        Ok(number)
-    } else {
-        Err(D::Error::custom(format_args!(
-            "expected a number from {least} to {most}, found {number}"
-        )))
-    }
-}
-
 /// Reads the share of channels that a transition keeps: above 0 and at most 1.
 pub(crate) fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let share = f64::deserialize(deserializer)?;

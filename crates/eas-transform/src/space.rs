@@ -99,7 +99,7 @@ pub trait SearchSpace: Debug + Send + Sync {
     fn tokens(&self, network: &Network) -> Vec<Token>;
 
     /// The space at a size at which thousands of networks can be evaluated: start networks for 8×8
-    /// images with widths of at most 12, drawn at random. For the [law](crate::law).
+    /// images with widths of a dozen or so, drawn at random. For the [law](crate::law).
     ///
     /// # Errors
     /// A space that has no such form.

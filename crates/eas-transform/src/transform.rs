@@ -19,7 +19,8 @@ pub trait Transform: Debug + Send + Sync {
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate>;
 
     /// The patch that makes an edit. It may accept more than [`Transform::edits`] offers: a person
-    /// may widen to any width. The randomness is the choice of what is replicated.
+    /// may widen to any width. The randomness is the choice of what is replicated, and what new kernels start
+    /// as.
     ///
     /// # Errors
     /// An edit that can't be made on this network.

@@ -166,6 +166,11 @@ fn a_skip_joins_layers_of_one_resolution_once() {
     assert_eq!(skips(&child), [], "{child}");
     let again = transforms.patch(&child, &edit, &mut Rng::new(1)).unwrap_err();
     assert!(format!("{again:#}").contains("without a skip between them"), "{again:#}");
+    // It is known when its kernel has grown, too.
+    let grown = transforms.edits("grow_kernel", &child, space.as_ref(), 64).unwrap();
+    let branch = grown.into_iter().map(|(edit, _)| edit).find(|e| network.node(e.site).is_none());
+    let grown = transforms.patch(&child, &branch.unwrap(), &mut Rng::new(1)).unwrap().network;
+    assert_eq!(skips(&grown), [], "{grown}");
 }
 
 #[test]

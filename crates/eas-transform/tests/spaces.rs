@@ -130,6 +130,17 @@ fn any_network_file_can_be_a_start_with_its_labelled_layers() {
 }
 
 #[test]
+fn the_start_of_every_space_can_be_the_file_of_another_search() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, options) in [("convnet", ""), ("densenet", "preset = \"small\""), ("residual", "")] {
+        let network = build(name, options).unwrap().start(&problem(Path::new(""))).unwrap();
+        std::fs::write(folder.path().join("start.toml"), network.to_toml()).unwrap();
+        let space = build("network", "start = \"start.toml\"").unwrap();
+        assert_eq!(space.start(&problem(folder.path())).unwrap(), network, "{name}");
+    }
+}
+
+#[test]
 fn an_edit_is_read_as_it_is_written() {
     for text in ["widen n3 to 64", "deepen n5 with kernel 3", "replicate n9", "mine n0 option 2"] {
         assert_eq!(text.parse::<Edit>().unwrap().to_string(), text);

@@ -66,8 +66,8 @@ pub(super) fn run(args: &args::Compare) -> anyhow::Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// Batches of a last stage that time is to end: more than there is time for.
-const ENDLESS: usize = 1000;
+/// Trials of a last stage that time is to end: more than there is time for.
+const ENDLESS: usize = 100_000;
 
 /// The plan of one run: that of the spec, but for the controller, the seed, the budget and what the
 /// finals compare.
@@ -107,8 +107,8 @@ fn plan_of_arm(
         }
         Some(args::Budget::Time(limit)) => {
             let mut batches: Vec<usize> = plan.stages.iter().map(|stage| stage.batches).collect();
-            if let Some(last) = batches.last_mut() {
-                *last = ENDLESS.max(*last);
+            if let (Some(last), Some(stage)) = (batches.last_mut(), plan.stages.last()) {
+                *last = (ENDLESS / stage.halving.trials(stage.networks)).max(*last);
             }
             set_batches(&mut table, &batches)?;
             let run = table.entry("run").or_insert_with(|| toml::Table::new().into());

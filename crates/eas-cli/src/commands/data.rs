@@ -103,7 +103,9 @@ fn as_text(inspected: &Inspected) -> String {
     rows[0].extend(parts.iter().map(|part| part.name.to_owned()));
     for (class, name) in classes.iter().enumerate() {
         let mut row = vec![name.clone()];
-        row.extend(parts.iter().map(|part| part.counts[class].to_string()));
+        // A data set may know fewer classes in its test part.
+        let count = |part: &Part| part.counts.get(class).copied().unwrap_or(0).to_string();
+        row.extend(parts.iter().map(count));
         rows.push(row);
     }
     text += &format!("\n\n{}\n", print::table(&rows));

@@ -188,8 +188,7 @@ fn compare(
     let stopped = parts().filter(|part| matches!(part.ending, Ending::Stopped { .. }));
     // Of a network that was trained several times, the best training is the one that was chosen.
     let is_better = |other: &TrialResult, child: &TrialResult| {
-        let network = |result: &TrialResult| (result.parent, result.fingerprint.clone());
-        network(other) == network(child) && other.compare(child) == Ordering::Less
+        other.trained_alike(child) && other.compare(child) == Ordering::Less
     };
     let chosen = parts().filter(|child| !parts().any(|other| is_better(other, child)));
     let rows = Report::test(run, &found.compared, data, &test)?;

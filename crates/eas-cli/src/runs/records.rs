@@ -317,11 +317,16 @@ impl TrialResult {
         }
     }
 
+    /// Whether both are trainings of one network, from one parent.
+    pub(crate) fn trained_alike(&self, other: &TrialResult) -> bool {
+        self.parent == other.parent && self.fingerprint == other.fingerprint
+    }
+
     /// Whether this trial trained that child once more.
     pub(crate) fn reevaluates(&self, child: &TrialResult) -> bool {
         self.purpose == Purpose::Reevaluation
             && child.purpose == Purpose::Child
-            && (self.parent, &self.fingerprint) == (child.parent, &child.fingerprint)
+            && self.trained_alike(child)
     }
 
     /// The better first, the earlier where they are equal.

@@ -617,15 +617,6 @@ impl<'a> Reader<'a> {
                     continue;
                 }
             };
-            let trials = stage.batches.saturating_mul(stage.networks);
-            for (key, number) in [("batches", stage.batches), ("networks", stage.networks)] {
-                if number == 0 || trials > MOST_TRIALS {
-                    let message =
-                        format!("expected 1 to {MOST_TRIALS} trials in a stage, found {trials}");
-                    self.problem(Some(place(key)), &join(&path, key), message);
-                    break;
-                }
-            }
             let Halving { rungs, eta } = &stage.halving;
             let rises = [0].iter().chain(rungs).zip(rungs).all(|(before, rung)| before < rung);
             let wrong = if !rises || rungs.last().is_some_and(|last| *last >= epochs) {
@@ -643,6 +634,15 @@ impl<'a> Reader<'a> {
                 let span = written.unwrap_or_else(|| place("halving"));
                 self.problem(Some(span), &join(&path, &format!("halving.{key}")), message);
                 continue;
+            }
+            let trials = stage.batches.saturating_mul(stage.halving.trials(stage.networks));
+            for (key, number) in [("batches", stage.batches), ("networks", stage.networks)] {
+                if number == 0 || trials > MOST_TRIALS {
+                    let message =
+                        format!("expected 1 to {MOST_TRIALS} trials in a stage, found {trials}");
+                    self.problem(Some(place(key)), &join(&path, key), message);
+                    break;
+                }
             }
             let Promotion { candidates, seeds, epochs } = stage.promote;
             for (key, number, most) in [

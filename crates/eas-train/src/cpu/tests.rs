@@ -58,10 +58,40 @@ fn wide_network(rng: &mut Rng) -> Network {
     network
 }
 
-fn convolution(rng: &mut Rng, filters: usize) -> Op {
+/// One to three convolutions that are computed in bf16 where that is asked for: none has as many
+/// channels, in whole vectors, as tiles need. No pool is at their end: slopes differ between pixels.
+fn paired_network(rng: &mut Rng) -> Network {
+    let mut network = Network::new();
+    let mut side = || 9 + rng.below(6);
+    let (height, width) = (side(), side());
+    let shape = Shape::Image { channels: 1 + rng.below(4), height, width };
+    let mut last = network.push(Op::Input { shape }, &[], None);
+    for _ in 0..1 + rng.below(3) {
+        let Shape::Image { channels: read, height, width } = shape_of(&network, last) else {
+            unreachable!()
+        };
+        let made = [3, 5, 8, 12, 33, 36, 70][rng.below(7)];
+        let mut op = convolution(rng, made, height.min(width));
+        if let Op::Conv { groups, .. } = &mut op
+            && read.is_multiple_of(4)
+            && made.is_multiple_of(4)
+        {
+            *groups = 2;
+        }
+        last = network.push(op, &[last], None);
+    }
+    last = network.push(Op::Flatten, &[last], None);
+    network.push(Op::Linear { units: CLASSES, bias: true }, &[last], None);
+    network
+}
+
+/// A convolution that fits images whose smaller side is `side`.
+fn convolution(rng: &mut Rng, filters: usize, side: usize) -> Op {
     let kernel = [1, 2, 3, 5][rng.below(4)];
     let padding = [kernel / 2, rng.below(kernel)][rng.below(2)];
     let stride = [1, 1, 2, 3][rng.below(4)];
+    let kernel = kernel.min(side + 2 * padding);
+    let padding = padding.min(kernel - 1);
     Op::Conv { filters, kernel, stride, padding, groups: 1, bias: rng.below(3) == 0 }
 }
 
@@ -126,15 +156,7 @@ fn random_layers(network: &mut Network, from: NodeId, rng: &mut Rng) -> NodeId {
         }
         7 => push(Op::Dropout { rate: [0.0, 0.25][rng.below(2)] }, &[from]),
         _ => {
-            let Op::Conv { filters, kernel, stride, padding, bias, .. } = convolution(rng, filters)
-            else {
-                return from;
-            };
-            let smallest = height.min(width) + 2 * padding;
-            let kernel = kernel.min(smallest);
-            let padding = padding.min(kernel - 1);
-            let op = Op::Conv { filters, kernel, stride, padding, groups: 1, bias };
-            let last = push(op, &[from]);
+            let last = push(convolution(rng, filters, height.min(width)), &[from]);
             let last = if rng.below(2) == 0 { push(Op::batch_norm(), &[last]) } else { last };
             if rng.below(2) == 0 { push(Op::Relu, &[last]) } else { last }
         }
@@ -339,34 +361,50 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refusal(&outside), "expected labels below 5, found Some(5)");
 }
 
-/// How far a gradient in bf16 may be from the oracle's, relative: a factor is rounded by a 256th at
-/// most, twice a product, and errors of layers add up.
-const BF16_BOUND: f64 = 0.06;
-
-/// A gradient in bf16 for some instructions, and how far it is from the oracle's, relative.
-fn bf16_gradient(isa: Isa, kind: fn(&mut Rng) -> Network, seed: u64) -> (Vec<f32>, f64) {
+/// Checks that each parameter's gradient in bf16 is the oracle's but for rounding.
+fn check_bf16_against_oracle(isa: Isa, kind: fn(&mut Rng) -> Network, seed: u64) {
+    // Both factors of a product are off by a 256th at most, and a gradient has come through every
+    // layer there and back. In a weight's such errors have no common sign; a bias (or a norm's
+    // parameter) is summed over pixels that share the rounding of weights.
+    let product = 2.0 / 256.0;
     let mut rng = Rng::new(seed);
     let (model, batch) = random_model(kind(&mut rng), &mut rng);
+    let network = model.network();
     let parameters = FlatParameters::new(&model, None).unwrap();
     let precision = Precision::Bf16;
     let options = StepOptions { update: update(), label_smoothing: 0.1, precision, dropout: None };
-    let mut oracle = Oracle.compile(model.network()).unwrap();
+    let mut oracle = Oracle.compile(network).unwrap();
     let (expected, _) = oracle.gradient(&parameters, &batch, &options).unwrap();
-    let mut program = CpuProgram::with_instructions(model.network(), isa).unwrap();
+    let mut program = CpuProgram::with_instructions(network, isa).unwrap();
     let (found, _) = program.gradient(&parameters, &batch, &options).unwrap();
-    let square = |value: f32| f64::from(value) * f64::from(value);
-    let apart: f64 = found.iter().zip(&expected).map(|(f, e)| square(f - e)).sum();
-    let size: f64 = expected.iter().copied().map(square).sum();
-    (found, (apart / size).sqrt())
+    let mean_square = |values: &mut dyn Iterator<Item = f32>| {
+        let (count, sum) = values.fold((0, 0.0), |(count, sum), value| {
+            (count + 1, sum + f64::from(value) * f64::from(value))
+        });
+        sum / f64::from(count)
+    };
+    let layers = parameters.slots().iter().filter(|slot| slot.id.role == Role::Weight).count();
+    let passes = 2.0 * layers as f64;
+    for slot in parameters.slots() {
+        // A bias of few filters may cancel by chance: it is as exact as its layer's others.
+        let of_layer = parameters.slots().iter().filter(|other| other.id.node == slot.id.node);
+        let mut layer = of_layer.flat_map(|slot| &expected[slot.range()]).copied();
+        let own = mean_square(&mut expected[slot.range()].iter().copied());
+        let scale = own.max(mean_square(&mut layer));
+        let pairs = found[slot.range()].iter().zip(&expected[slot.range()]);
+        let off = (mean_square(&mut pairs.map(|(f, e)| f - e)) / scale).sqrt();
+        let is_weight = slot.id.role == Role::Weight;
+        let bound = product * if is_weight { passes.sqrt() } else { passes };
+        let case = format!("seed {seed}, {isa:?}: gradient of {} off by {off}", slot.id);
+        assert!(off < bound, "{case}, expected {bound} at most\n{network}");
+        assert!(!is_weight || off > 1e-4, "{case}, expected rounding\n{network}");
+    }
 }
 
 #[test]
 fn gradients_in_bf16_are_the_oracles_within_its_rounding() {
     for isa in [Isa::detect(), Isa::Portable] {
-        for seed in 0..30 {
-            let (_, off) = bf16_gradient(isa, wide_network, seed);
-            assert!(off < BF16_BOUND, "seed {seed}, {isa:?}: gradient off by {off}");
-            assert!(off > 1e-5, "seed {seed}, {isa:?}: expected rounding, found {off}");
-        }
+        (0..100).for_each(|seed| check_bf16_against_oracle(isa, paired_network, seed));
+        (0..20).for_each(|seed| check_bf16_against_oracle(isa, wide_network, seed));
     }
 }

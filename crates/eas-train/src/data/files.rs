@@ -1,6 +1,6 @@
 //! Files from strangers: read in order, within a bound, every error with the file and the byte.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -60,10 +60,10 @@ pub(super) fn build<S: DataSource + 'static>(
 /// Opens a file for reading.
 pub(super) fn open(path: &Path, what: &str) -> anyhow::Result<BufReader<File>> {
     let shown = path.display();
-    let file = File::open(path).with_context(|| format!("{shown}: expected {what}"))?;
-    let is_file = file.metadata().is_ok_and(|found| found.is_file());
-    ensure!(is_file, "{shown}: expected a file");
-    Ok(BufReader::new(file))
+    let expected = || format!("{shown}: expected {what}");
+    // Before it is opened, since opening a pipe waits until something writes to it.
+    ensure!(fs::metadata(path).with_context(expected)?.is_file(), "{shown}: expected a file");
+    Ok(BufReader::new(File::open(path).with_context(expected)?))
 }
 
 /// Bytes in order, and how far they have been read.

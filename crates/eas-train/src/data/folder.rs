@@ -58,7 +58,7 @@ struct Folder {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Fit {
-    /// Scaled until its shorter side fits, and cut to its middle.
+    /// Cut to the square in its middle, which is scaled.
     #[default]
     Crop,
     /// Both sides scaled.
@@ -97,7 +97,7 @@ inventory::submit! {
         "images in a folder for each class: PNG, JPEG, WebP",
         r#"path = "data"  # holds train/CLASS/… and test/CLASS/… (or val/), or CLASS/… alone
 size = 32  # height and width that images are brought to, 4 to 512
-fit = "crop"  # to scale the shorter side and cut out the middle; or "stretch"
+fit = "crop"  # to cut out the square in the middle and scale it; or "stretch"
 colour = "rgb"  # or "grey"
 test = 0.2  # share of images held back for testing, where no folder is for that
 # group = "^([^_]*)_"  # pattern of file names; images whose first group is the same stay on one side of a split
@@ -241,22 +241,9 @@ impl Folder {
         let class = |file: &File| classes.iter().position(|class| *class == file.class);
         let labels: Option<Vec<u8>> = files.iter().map(|file| Some(class(file)? as u8)).collect();
         let labels = labels.context("expected every class to be known")?;
-        let cached = self.cache.then(|| self.cached(files)).transpose()?.flatten();
-        let size = self.channels() * self.size * self.size;
-        let pixels = match cached.as_ref().and_then(|path| packed(path, files.len() * size)) {
-            Some(pixels) => pixels,
-            None => {
-                let images: Vec<Vec<u8>> = files
-                    .par_iter()
-                    .map(|file| self.image(&file.path))
-                    .collect::<Result<_, _>>()?;
-                let pixels = images.concat();
-                if let Some(path) = cached {
-                    // A cache that can't be written costs time alone.
-                    let _ = pack(&path, &pixels);
-                }
-                pixels
-            }
+        let pixels = match cache_folder().filter(|_| self.cache) {
+            Some(cache) => self.cached(&cache, files)?,
+            None => self.decoded(files)?.1,
         };
         let labelled = Labelled::new(self.shape(), classes.to_vec(), pixels, labels)?;
         if self.group.is_none() {
@@ -270,30 +257,62 @@ impl Folder {
         labelled.with_groups(groups.collect())
     }
 
-    /// Where these images are kept packed, if the user has a cache.
-    fn cached(&self, files: &[File]) -> anyhow::Result<Option<PathBuf>> {
-        let Some(folder) = cache_folder() else { return Ok(None) };
+    /// The images of all files: from this cache if they are there, which they are afterwards.
+    fn cached(&self, cache: &Path, files: &[File]) -> anyhow::Result<Vec<u8>> {
         let digests: Vec<blake3::Hash> = files
             .par_iter()
             .map(|file| Ok(blake3::hash(&bytes(&file.path)?)))
             .collect::<anyhow::Result<_>>()?;
+        let length = files.len() * self.channels() * self.size * self.size;
+        if let Some(pixels) = packed(&cache.join(self.packed_name(&digests)), length) {
+            return Ok(pixels);
+        }
+        // Files may have changed since: the name is that of the bytes that were decoded.
+        let (digests, pixels) = self.decoded(files)?;
+        // A cache that can't be written costs time alone.
+        let _ = pack(&cache.join(self.packed_name(&digests)), &pixels);
+        Ok(pixels)
+    }
+
+    /// The file in a cache of the images whose files have these digests.
+    fn packed_name(&self, digests: &[blake3::Hash]) -> String {
         let mut key = blake3::Hasher::new();
-        let made = format!("eas packed images 1: {} {:?} {:?}\n", self.size, self.fit, self.colour);
+        let made = format!("eas packed images 2: {} {:?} {:?}\n", self.size, self.fit, self.colour);
         key.update(made.as_bytes());
         digests.iter().for_each(|digest| {
             key.update(digest.as_bytes());
         });
-        Ok(Some(folder.join(format!("{}.images", key.finalize().to_hex()))))
+        format!("{}.images", key.finalize().to_hex())
+    }
+
+    /// The digest of each file, and the images of all, `[count, channels, size, size]`.
+    fn decoded(&self, files: &[File]) -> anyhow::Result<(Vec<blake3::Hash>, Vec<u8>)> {
+        let read = |file: &File| {
+            let bytes = bytes(&file.path)?;
+            let image = self.image(&bytes).with_context(|| file.path.display().to_string())?;
+            Ok((blake3::hash(&bytes), image))
+        };
+        let read: Vec<_> = files.par_iter().map(read).collect::<anyhow::Result<_>>()?;
+        let (digests, images): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+        Ok((digests, images.concat()))
     }
 
     /// One image, `[channels, size, size]`.
-    fn image(&self, path: &Path) -> anyhow::Result<Vec<u8>> {
-        let decoded = decode(&bytes(path)?).with_context(|| path.display().to_string())?;
-        let side = self.size as u32;
-        let image = match self.fit {
-            _ if (decoded.width(), decoded.height()) == (side, side) => decoded,
-            Fit::Crop => decoded.resize_to_fill(side, side, FilterType::Triangle),
-            Fit::Stretch => decoded.resize_exact(side, side, FilterType::Triangle),
+    fn image(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let decoded = decode(bytes)?;
+        let (width, height, side) = (decoded.width(), decoded.height(), self.size as u32);
+        let square = match self.fit {
+            // Before it is scaled: the whole of a long picture would take gigabytes.
+            Fit::Crop if width != height => {
+                let shorter = width.min(height);
+                let (left, top) = ((width - shorter) / 2, (height - shorter) / 2);
+                decoded.crop_imm(left, top, shorter, shorter)
+            }
+            Fit::Crop | Fit::Stretch => decoded,
+        };
+        let image = match (square.width(), square.height()) == (side, side) {
+            true => square,
+            false => square.resize_exact(side, side, FilterType::Triangle),
         };
         Ok(match self.colour {
             Colour::Grey => image.into_luma8().into_raw(),
@@ -389,8 +408,9 @@ fn classes(files: &[File]) -> Vec<String> {
     classes
 }
 
-/// Holds back a share of each class for testing. Which groups those are is told by a digest of their
-/// names, so that other images don't change it.
+/// Holds back a share of each class for testing: groups in the order of a digest of their names, each
+/// that fits. So the same names are held back each time; a file more or less changes the shares, and
+/// with them which groups fit.
 fn held_back(files: Vec<File>, share: f64) -> [Vec<File>; 2] {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut groups: BTreeMap<&str, Vec<&File>> = BTreeMap::new();
@@ -443,4 +463,32 @@ fn packed(path: &Path, length: usize) -> Option<Vec<u8>> {
     file.take(length as u64 + 33).read_to_end(&mut pixels).ok()?;
     let digest = if pixels.len() >= length { pixels.split_off(length) } else { return None };
     (digest == blake3::hash(&pixels).as_bytes()).then_some(pixels)
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{GrayImage, Luma};
+
+    use super::*;
+
+    #[test]
+    fn images_from_the_cache_are_those_of_the_files_as_they_are() {
+        let (data, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = data.path().join("class/0.png");
+        fs::create_dir(data.path().join("class")).unwrap();
+        let folder: Folder = toml::from_str("path = ''\nsize = 4\ncolour = 'grey'").unwrap();
+        let check = |value: u8, packed: usize, why: &str| {
+            GrayImage::from_pixel(9, 7, Luma([value])).save(&path).unwrap();
+            let files = list(data.path(), None).unwrap();
+            assert_eq!(folder.cached(cache.path(), &files).unwrap(), [value; 16], "{why}");
+            assert_eq!(fs::read_dir(cache.path()).unwrap().count(), packed, "{why}");
+        };
+        check(3, 1, "decoded");
+        check(3, 1, "packed");
+        check(200, 2, "another picture in the file");
+        for entry in fs::read_dir(cache.path()).unwrap() {
+            fs::write(entry.unwrap().path(), [7; 48]).unwrap();
+        }
+        check(3, 2, "damaged in the cache");
+    }
 }

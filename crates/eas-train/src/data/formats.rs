@@ -9,6 +9,7 @@ use eas_ir::Shape;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
+use super::files::Stream;
 use super::laws::build;
 use super::*;
 
@@ -141,6 +142,12 @@ fn hostile_idx_files_are_refused_by_name_and_byte() {
              [4294967295, 9, 7]",
         ),
         (
+            images,
+            Box::new(overwrite(4, &[0; 4])),
+            "DIR/train-images-idx3-ubyte: byte 16: expected 1 to 4294967296 pixels in all, found sizes \
+             [0, 9, 7]",
+        ),
+        (
             // Two gigabytes are claimed, and some hundred bytes are there.
             images,
             Box::new(overwrite(4, &[2, 0, 0, 0])),
@@ -229,8 +236,13 @@ fn hostile_mat_files_are_refused_by_name_and_byte() {
     );
     check(
         mat(b"X", &[1 << 31, 1 << 31, 3, 1 << 31], 8, &[7; 8], false),
-        "DIR/train_32x32.mat: byte 128: array: byte 56: expected X to be u8 values, [32, 32, 3, count], \
-         found [2147483648, 2147483648, 3, 2147483648]",
+        "DIR/train_32x32.mat: byte 128: array: byte 56: expected X to be u8 values, [32, 32, 3, 1 to \
+         1398101], found [2147483648, 2147483648, 3, 2147483648]",
+    );
+    check(
+        mat(b"X", &[32, 32, 3, 0], 0, &[], false),
+        "DIR/train_32x32.mat: byte 128: array: byte 56: expected X to be u8 values, [32, 32, 3, 1 to \
+         1398101], found [32, 32, 3, 0]",
     );
     check(
         mat(b"Z", &[1, 1], 1, &[7], false),
@@ -315,6 +327,24 @@ fn pictures_of_any_size_become_the_size_asked_for() {
 }
 
 #[test]
+fn a_picture_is_cut_to_its_middle_square_however_long_it_is() {
+    for (width, height) in [(16_384, 1), (1, 16_384), (90, 30), (8, 31)] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        let side = width.min(height);
+        let is_within = |at: u32, length: u32| at.wrapping_sub((length - side) / 2) < side;
+        let picture = image::GrayImage::from_fn(width, height, |x, y| {
+            image::Luma([if is_within(x, width) && is_within(y, height) { 70 } else { 255 }])
+        });
+        picture.save(folder.path().join("a/long.png")).unwrap();
+        let path = toml::Value::from(folder.path().to_str().unwrap());
+        let options = format!("path = {path}\nsize = 512\ncache = false\ntest = 0.0");
+        let found = build("folder", &options).unwrap().train(Path::new("")).unwrap();
+        assert!(found.image(0).iter().all(|pixel| *pixel == 70), "{width}x{height}");
+    }
+}
+
+#[test]
 fn a_folder_without_a_test_part_holds_back_a_share_of_each_class_by_whole_groups() {
     let folder = tempfile::tempdir().unwrap();
     let picture = fs::read(written().join("folder/train/cat/0.png")).unwrap();
@@ -356,6 +386,36 @@ fn an_archive_of_other_arrays_is_refused_by_name() {
         "DIR/images.npz: expected a NumPy .npz file: \
         invalid Zip archive: Could not find EOCD",
     );
+}
+
+#[test]
+fn an_array_of_no_images_or_of_too_many_pixels_is_refused() {
+    for shape in [
+        "[0, 4294967296, 4294967296, 3]",
+        "[0, 4, 4]",
+        "[2, 4, 0]",
+        "[1, 65536, 65536, 3]",
+        "[4294967296, 4294967296, 4294967296]",
+    ] {
+        let sizes = shape.replace('[', "(").replace(']', ")");
+        let text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {sizes}, }}");
+        let length = (text.len() as u16).to_le_bytes();
+        let array = [&b"\x93NUMPY\x01\0"[..], &length, text.as_bytes()].concat();
+        let mut array = &array[..];
+        let mut from = Stream::new(&mut array as &mut dyn Read, "x.npy");
+        let error = npz::images(&mut from, npz::Channels::Last).unwrap_err().to_string();
+        let expected = "x.npy: byte 0: expected 1 to 4294967296 pixels in all, found ";
+        assert_eq!(error, format!("{expected}{shape}"));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_without_waiting_for_its_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("images.npz");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    assert_eq!(message("npz", &folder, "images.npz"), "DIR/images.npz: expected a file");
 }
 
 #[test]

@@ -179,7 +179,7 @@ fn header<R: Read>(from: &mut Stream<R>, dimensions: u8) -> anyhow::Result<Vec<u
 fn images_header<R: Read>(from: &mut Stream<R>) -> anyhow::Result<(Shape, u64)> {
     let sizes = header(from, 3)?;
     let here = from.here();
-    let fits = sizes[1] * sizes[2] > 0 && product(&sizes, MOST_PIXELS).is_some();
+    let fits = !sizes.contains(&0) && product(&sizes, MOST_PIXELS).is_some();
     ensure!(fits, "{here}: expected 1 to {MOST_PIXELS} pixels in all, found sizes {sizes:?}");
     let (height, width) = (sizes[1] as usize, sizes[2] as usize);
     Ok((Shape::Image { channels: 1, height, width }, sizes[0]))

@@ -92,7 +92,8 @@ fn a_split_is_a_function_of_the_seed_and_validation_does_not_depend_on_train() {
 fn groups_stay_on_one_side_and_no_class_is_held_out_beyond_its_share() {
     let mut rng = Rng::new(6);
     for case in 0..200 {
-        let counts: Vec<usize> = (0..1 + rng.below(5)).map(|_| 10 + rng.below(40)).collect();
+        // Some 4 images are of a group, and at least 6 the share of a class: there are groups that fit.
+        let counts: Vec<usize> = (0..1 + rng.below(5)).map(|_| 20 + rng.below(40)).collect();
         let all: usize = counts.iter().sum();
         let groups: Vec<u32> = (0..all).map(|_| rng.below(1 + all / 4) as u32).collect();
         let source = unbalanced(&counts, &mut rng).with_groups(groups.clone()).unwrap();
@@ -108,6 +109,21 @@ fn groups_stay_on_one_side_and_no_class_is_held_out_beyond_its_share() {
             assert!((held_out as f64) < quota + 1.0, "{why}: class {class}: {held_out}");
         }
     }
+}
+
+#[test]
+fn groups_that_are_all_larger_than_the_share_are_refused_by_the_name_of_the_option() {
+    let groups = (0..20).map(|place| place % 2).collect();
+    let source = unbalanced(&[10, 10], &mut Rng::new(7)).with_groups(groups).unwrap();
+    let of = |validation| {
+        let options = DataOptions { validation, train: None, augment: Augment::NONE };
+        split(source.clone(), options, &Rng::new(1))
+    };
+    assert_eq!(
+        of(4).unwrap_err().to_string(),
+        "validation = 4: expected groups that fit a class's share, found none; ask for more"
+    );
+    assert_eq!(of(0).unwrap().train.len(), 20);
 }
 
 #[test]

@@ -158,7 +158,7 @@ impl Header {
             }
             _ => bail!("{place}: expected images of 3 or 4 dimensions, found {shape:?}"),
         };
-        let fits = !size.contains(&0) && product(shape, MOST_PIXELS).is_some();
+        let fits = !shape.contains(&0) && product(shape, MOST_PIXELS).is_some();
         ensure!(fits, "{place}: expected 1 to {MOST_PIXELS} pixels in all, found {shape:?}");
         let [channels, height, width] = size.map(|size| size as usize);
         Ok((Shape::Image { channels, height, width }, count))

@@ -101,7 +101,7 @@ impl From<AugmentOptions> for Augment {
 
 impl From<Augment> for AugmentOptions {
     fn from(augment: Augment) -> AugmentOptions {
-        // A cutout that is off isn't written, so that plans from before there was one stay equal.
+        // Written only where it is on: a plan without a cutout has one text.
         let cutout = (augment.cutout > 0).then_some(augment.cutout);
         let (pad_crop, mirror) = (Some(augment.pad_crop), Some(augment.mirror));
         AugmentOptions { pad_crop, mirror, cutout }

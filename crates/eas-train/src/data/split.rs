@@ -122,7 +122,7 @@ impl TrainingData {
         for number in numbers {
             hasher.update(&(number as u64).to_le_bytes());
         }
-        // Fed only where it is used, so that digests in records from before it stay true.
+        // Fed only where it is on: what isn't done to images is no part of the digest.
         if cutout > 0 {
             hasher.update(b"cutout").update(&(cutout as u64).to_le_bytes());
         }
@@ -143,12 +143,18 @@ impl TrainingData {
 /// them than its share.
 ///
 /// # Errors
-/// As [`DataOptions::check`], and where all images to train on are held out.
+/// As [`DataOptions::check`], and where all images to train on are held out, or none to validate on
+/// since no group fits.
 pub fn split(source: Labelled, options: DataOptions, rng: &Rng) -> anyhow::Result<TrainingData> {
     let (shape, classes, images) = (source.shape(), source.classes().to_vec(), source.len());
     options.check(&Description { shape, classes: classes.clone(), images })?;
     if let Some(groups) = source.groups() {
         let (validation, train) = take_groups(&source, groups, options, rng);
+        ensure!(
+            options.validation == 0 || !validation.is_empty(),
+            "validation = {}: expected groups that fit a class's share, found none; ask for more",
+            options.validation
+        );
         return parts(source, validation, train, options);
     }
     let mut places: Vec<Vec<usize>> = vec![Vec::new(); classes.len()];

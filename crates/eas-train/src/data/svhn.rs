@@ -114,9 +114,10 @@ fn count(header: &mat::Header, here: &str) -> anyhow::Result<usize> {
         [height, width, channels, count] => ([height, width, channels], count),
         _ => bail!("{here}: expected X to have 4 dimensions, found {sizes:?}"),
     };
+    let most = MOST_PIXELS / PIXELS as u64;
     ensure!(
-        images == [side, side, 3] && header.is_u8() && count * PIXELS as u64 <= MOST_PIXELS,
-        "{here}: expected X to be u8 values, [32, 32, 3, count], found {sizes:?}"
+        images == [side, side, 3] && header.is_u8() && (1..=most).contains(&count),
+        "{here}: expected X to be u8 values, [32, 32, 3, 1 to {most}], found {sizes:?}"
     );
     Ok(count as usize)
 }

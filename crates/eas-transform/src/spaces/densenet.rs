@@ -2,7 +2,8 @@
 //!
 //! Every layer of a dense block reads the block's input and the outputs of all layers before it, joined
 //! along the channels. Labels say what is what: `stem` the first convolution, `dense` a layer of a
-//! block, `transition` what joins two blocks, `classifier` the rest.
+//! block, `transition` what joins two blocks, `classifier` the rest. Dense blocks are numbered from 0 and all
+//! else behind them, since a policy tells layers apart by block and layer alone.
 
 use anyhow::Context;
 use eas_ir::{
@@ -187,7 +188,8 @@ impl DenseNet {
         let layers = self.layers()?;
         let mut builder = Builder { space: self, network: Network::new() };
         let input = builder.network.push(Op::Input { shape: problem.input }, &[], None);
-        let stem = Label::new("stem", 0, 0);
+        let blocks = self.blocks as u32;
+        let stem = Label::new("stem", blocks, 0);
         let mut channels = portion(self.growth as f64, self.first_ratio);
         let conv = Op::conv(channels, 3);
         let mut last = if self.pre_activation {
@@ -196,7 +198,7 @@ impl DenseNet {
             let conv = builder.push(conv, input, &stem);
             builder.activate(conv, &stem)
         };
-        for block in 0..self.blocks as u32 {
+        for block in 0..blocks {
             for layer in 0..layers as u32 {
                 let label = Label::new("dense", block, layer);
                 let mut body = last;
@@ -208,14 +210,14 @@ impl DenseNet {
                 last = builder.network.push(Op::Concat, &[last, body], Some(label));
                 channels += self.growth;
             }
-            if block as usize + 1 < self.blocks {
-                let label = Label::new("transition", block, 0);
+            if block + 1 < blocks {
+                let label = Label::new("transition", blocks + 1 + block, 0);
                 channels = portion(channels as f64, self.compression);
                 last = builder.convolution(Op::conv(channels, 1), last, &label);
                 last = builder.push(Op::AveragePool { size: 2, stride: 2 }, last, &label);
             }
         }
-        let label = Label::new("classifier", 0, 0);
+        let label = Label::new("classifier", 2 * blocks, 0);
         if self.pre_activation {
             last = builder.activate(last, &label);
         }
@@ -309,7 +311,7 @@ impl SearchSpace for DenseNet {
                     let of_node = |layer: &&DenseLayer| layer.concat == node.id;
                     let Some(layer) = layers.iter().find(of_node) else { continue };
                     tokens.push(token(&format!("g{}", layer.growth_rate()), Some(layer.growth)));
-                    for inserted in &layer.convolutions[self.convolutions()..] {
+                    for inserted in layer.convolutions.iter().skip(self.convolutions()) {
                         tokens.push(token(&format!("k{}", inserted.kernel), None));
                     }
                 }
@@ -327,7 +329,9 @@ impl SearchSpace for DenseNet {
         let growths = vec![2, 3, 4, 5, 6];
         let growth = growths[rng.below(3)];
         let (blocks, bottleneck) = (2, self.bottleneck.min(2));
-        let mut miniature = DenseNet { growth, blocks, bottleneck, growths, ..self.clone() };
+        let first_ratio = self.first_ratio.min(3.0);
+        let mut miniature =
+            DenseNet { growth, blocks, bottleneck, first_ratio, growths, ..self.clone() };
         miniature.depth = blocks + 1 + blocks * miniature.convolutions() * (1 + rng.below(2));
         Ok(Box::new(miniature))
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::convnet::widths;
 use super::tokens;
-use crate::options::{self, Kernels, LARGEST, Widths};
+use crate::options::{self, Bounded, Kernels, LARGEST, Widths};
 use crate::registry::SpacePlugin;
 use crate::space::{Limits, Problem, SearchSpace, Token};
 
@@ -49,11 +49,11 @@ struct Stage {
 }
 
 fn blocks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    options::within(deserializer, 1, MOST_BLOCKS)
+    Bounded::<1, MOST_BLOCKS>::deserialize(deserializer).map(|count| count.0)
 }
 
 fn width<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    options::within(deserializer, 1, LARGEST)
+    Bounded::<1, LARGEST>::deserialize(deserializer).map(|width| width.0)
 }
 
 /// At least one stage.

@@ -7,7 +7,7 @@
 //! exactly 0 in training mode too, so nothing of the old network notices it at first; a block that ends
 //! in a ReLU stands where a ReLU was the last, as max(0, x + 0) = x needs an x that isn't negative.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
 use eas_ir::{
@@ -54,9 +54,11 @@ struct Block<'a> {
     last: NodeId,
 }
 
-/// Every residual block, in topological order.
+/// Every residual block, in topological order; of one label, the first.
 fn blocks(network: &Network) -> Vec<Block<'_>> {
-    network.nodes().iter().filter_map(|node| block(network, node)).collect()
+    let mut known = BTreeSet::new();
+    let all = network.nodes().iter().filter_map(|node| block(network, node));
+    all.filter(|block| known.insert(block.label)).collect()
 }
 
 /// The block that an addition ends.
@@ -71,6 +73,9 @@ fn block<'a>(network: &'a Network, add: &'a Node) -> Option<Block<'a>> {
     let mut next = end;
     while let Some(node) = own(next) {
         let &[input] = node.inputs.as_slice() else { return None };
+        if !may_be_copied(&node.op) {
+            return None;
+        }
         branch.push(node);
         next = input;
     }
@@ -87,6 +92,25 @@ fn block<'a>(network: &'a Network, add: &'a Node) -> Option<Block<'a>> {
         .find(|node| node.op == Op::Relu && node.inputs == [add.id] && own(node.id).is_some());
     let last = relu.map_or(add.id, |relu| relu.id);
     Some(Block { label, branch, add: add.id, activated: relu.is_some(), last })
+}
+
+/// Whether a block with this operation in its branch can stand behind itself: it keeps the resolution at
+/// stride 1.
+fn may_be_copied(op: &Op) -> bool {
+    match *op {
+        Op::Conv { kernel, padding, groups, .. } => {
+            kernel % 2 == 1 && padding == kernel / 2 && groups == 1
+        }
+        Op::BatchNorm { .. } | Op::Relu | Op::Dropout { .. } => true,
+        Op::Input { .. }
+        | Op::MaxPool { .. }
+        | Op::AveragePool { .. }
+        | Op::GlobalPool
+        | Op::Flatten
+        | Op::Linear { .. }
+        | Op::Add
+        | Op::Concat => false,
+    }
 }
 
 fn has_weights(op: &Op) -> bool {

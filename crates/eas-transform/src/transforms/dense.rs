@@ -53,6 +53,7 @@ pub(crate) fn dense_layer(network: &Network, site: NodeId) -> anyhow::Result<Den
 /// copied channel by channel, are left out.
 pub(crate) fn dense_layers(network: &Network) -> Vec<DenseLayer> {
     let mut layers = Vec::new();
+    let consumers = network.consumer_map();
     for node in network.nodes() {
         let Some(label) = node.label.as_ref().filter(|label| label.kind == "dense") else {
             continue;
@@ -62,7 +63,9 @@ pub(crate) fn dense_layers(network: &Network) -> Vec<DenseLayer> {
         }
         let same = |other: &&Node| other.label.as_ref() == Some(label) && other.id != node.id;
         let body: Vec<Node> = network.nodes().iter().filter(same).cloned().collect();
-        let chained = body.windows(2).all(|pair| pair[1].inputs == [pair[0].id]);
+        let chained = body.windows(2).all(|pair| {
+            pair[1].inputs == [pair[0].id] && consumers.get(&pair[0].id).map_or(0, Vec::len) == 1
+        });
         let joins_last = node.inputs.len() == 2
             && body.last().is_some_and(|last| node.inputs[1] == last.id)
             && body[0].inputs == [node.inputs[0]];
@@ -101,5 +104,6 @@ fn convolutions(body: &[Node]) -> Option<Vec<Convolution>> {
 
 /// A share of some channels, rounded down; at least one.
 pub(crate) fn portion(channels: f64, ratio: f64) -> usize {
-    ((channels * ratio).floor() as usize).max(1)
+    // A product just below an integer is that integer: 0.57 of 100 channels are 57.
+    ((channels * ratio + 1e-9).floor() as usize).max(1)
 }

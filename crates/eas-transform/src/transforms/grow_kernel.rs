@@ -36,7 +36,7 @@ inventory::submit! {
 
 impl Transform for GrowKernel {
     /// A convolution has one next kernel, so there is nothing to choose but yes or no, as for a width;
-    /// its token tells the policy the present one.
+    /// the policy knows the present one where the space's tokens say it.
     fn decision(&self, _: &dyn SearchSpace) -> Decision {
         Decision::EachSite
     }
@@ -78,9 +78,10 @@ impl Transform for GrowKernel {
         };
         let from = *kernel;
         ensure!(
-            to > from && (to - from).is_multiple_of(2) && to <= LARGEST,
+            to > from && (to - from).is_multiple_of(2),
             "expected a kernel above the present {from} by an even number, found {to}"
         );
+        ensure!(to <= LARGEST, "expected a kernel of at most {LARGEST}, found {to}");
         let border = (to - from) / 2;
         (*kernel, *padding) = (to, *padding + border);
         let mut shape = vec![*filters, channels / *groups, from, from];

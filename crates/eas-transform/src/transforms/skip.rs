@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
-use crate::options;
+use crate::options::Bounded;
 use crate::patch::{Derive, GradientMap, Patch};
 use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
@@ -32,7 +32,7 @@ pub struct Skip {
 }
 
 fn reach<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    options::within(deserializer, 1, 64)
+    Bounded::<1, 64>::deserialize(deserializer).map(|layers| layers.0)
 }
 
 impl Default for Skip {
@@ -95,9 +95,10 @@ fn skip_onto(network: &Network, output: NodeId) -> Option<(NodeId, NodeId)> {
     network.nodes().iter().find_map(|node| {
         let &[onto, branch] = node.inputs.as_slice() else { return None };
         let branch = network.node(branch)?;
-        let pointwise = matches!(branch.op, Op::Conv { kernel: 1, stride: 1, .. });
+        // Its kernel may have grown since.
+        let is_branch = matches!(branch.op, Op::Conv { stride: 1, .. });
         let bare = node.label.is_none() && branch.label.is_none();
-        (node.op == Op::Add && onto == output && pointwise && bare)
+        (node.op == Op::Add && onto == output && is_branch && bare)
             .then(|| (node.id, branch.inputs[0]))
     })
 }
@@ -114,11 +115,13 @@ fn pairs<'a>(
     let closed = |layer: &Layer<'_>| {
         network.node(layer.last).is_none_or(|node| matches!(node.op, Op::Concat))
     };
+    let place_of = |id: NodeId| network.nodes().iter().position(|node| node.id == id);
     let mut pairs = Vec::new();
     for (place, later) in layers.iter().enumerate() {
         for (back, earlier) in layers[..place].iter().rev().enumerate() {
             let joined = later.sources.contains(&earlier.output);
-            if pixels(later) == pixels(earlier) && !joined && !closed(later) {
+            let ordered = place_of(earlier.output) < place_of(later.output);
+            if ordered && pixels(later) == pixels(earlier) && !joined && !closed(later) {
                 pairs.push((later, earlier, back + 1));
             }
         }

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use eas_ir::{Built, Network, Node, NodeId, Op, Plugin, Rng, parse_options, resolved_options};
 use serde::{Deserialize, Serialize};
 
 use super::dense::{dense_layers, portion};
-use crate::channels::{replicate, rewire};
+use crate::channels::{channel_groups, replicate, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
-use crate::options;
+use crate::options::{self, LARGEST};
 use crate::patch::Patch;
 use crate::registry::TransformPlugin;
 use crate::space::SearchSpace;
@@ -60,12 +60,13 @@ struct Site<'a> {
     filters: usize,
 }
 
-/// Every site, in topological order.
+/// Every site, in topological order: the first convolution of kind `stem`, and those of kind `transition`.
 fn sites(network: &Network) -> impl Iterator<Item = Site<'_>> {
-    network.nodes().iter().filter_map(|node| {
+    let mut is_before = true;
+    network.nodes().iter().filter_map(move |node| {
         let Op::Conv { filters, groups: 1, .. } = node.op else { return None };
         let kind = node.label.as_ref()?.kind.as_str();
-        let is_first = kind == "stem";
+        let is_first = kind == "stem" && std::mem::take(&mut is_before);
         (is_first || kind == "transition").then_some(Site { node, is_first, filters })
     })
 }
@@ -83,6 +84,9 @@ impl Transform for WidenTransition {
         }
         let growth: usize = layers.iter().map(|layer| layer.growth_rate()).sum();
         let mean = growth as f64 / layers.len() as f64;
+        // Channels that an addition ties to others' can't be widened alone.
+        let groups = channel_groups(network, &shapes);
+        let is_alone = |site: NodeId| groups.iter().any(|group| group.producers == [site]);
         let wider = |(index, site): (usize, Site<'_>)| {
             let width = if site.is_first {
                 portion(mean, self.first_ratio)
@@ -90,11 +94,8 @@ impl Transform for WidenTransition {
                 portion(shapes[site.node.inputs[0]].channels() as f64, self.compression)
             };
             let target = Target::Width(width);
-            (width > site.filters).then_some(Candidate {
-                site: site.node.id,
-                target,
-                path: vec![index],
-            })
+            (width > site.filters && width <= LARGEST && is_alone(site.node.id))
+                .then_some(Candidate { site: site.node.id, target, path: vec![index] })
         };
         sites(network).enumerate().filter_map(wider).collect()
     }
@@ -117,7 +118,6 @@ impl Transform for WidenTransition {
                 known().join(", ")
             );
         };
-        ensure!(network.verify().is_ok(), "the parent breaks rules");
         let maps = BTreeMap::from([(site, replicate(found.filters, width, rng)?)]);
         rewire(network, network.clone(), &maps, self.noise)
     }
