@@ -13,8 +13,8 @@ const DENSE: &[&str] = &["widen_growth", "replicate", "deepen_dense", "widen_tra
 const RESIDUAL: &[&str] = &["widen", "deepen", "add_block", "grow_kernel", "skip"];
 
 /// Spaces with their options, and the transformations that are made to their networks.
-const SPACES: [(&str, &str, &[&str]); 6] = [
-    ("convnet", "preset = 'paper'", PLAIN),
+/// A preset's widths and depth are not among them: the law draws its own, small ones.
+const SPACES: [(&str, &str, &[&str]); 5] = [
     ("convnet", "preset = 'small'", PLAIN),
     ("densenet", "preset = 'small'", DENSE),
     ("densenet", "preset = 'small'\nbottleneck = 0\ncompression = 1.0", DENSE),
