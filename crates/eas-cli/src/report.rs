@@ -64,7 +64,7 @@ impl Reevaluated {
     pub(crate) fn of(child: &TrialResult, results: &[TrialResult]) -> Option<Self> {
         let again = results.iter().filter(|result| result.reevaluates(child));
         let again: Vec<f64> = again.map(|result| result.accuracy().unwrap_or(0.0)).collect();
-        if child.same_as.is_some() || again.is_empty() {
+        if child.same_as.is_some() || child.accuracy().is_none() || again.is_empty() {
             return None;
         }
         // Where it had been trained several times, the mean of them counted.
@@ -76,7 +76,6 @@ impl Reevaluated {
         });
         let accuracies: Vec<f64> = trained.filter_map(TrialResult::accuracy).collect();
         let accuracy = accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64;
-        child.accuracy()?;
         Some(Reevaluated { trial: child.trial, accuracy, again })
     }
 
