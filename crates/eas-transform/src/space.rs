@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use eas_ir::{Bytes, Cost, Count, Network, NodeId, Rng, Shape, Shapes, Violations, cost};
+use eas_ir::{Bytes, Cost, Count, Label, Network, NodeId, Rng, Shape, Shapes, Violations, cost};
 use serde::{Deserialize, Serialize};
 
 /// The task that a start network is made for.
@@ -45,6 +45,15 @@ impl Default for Limits {
             blocks: 5,
             layers: 10,
         }
+    }
+}
+
+impl Limits {
+    /// Where a policy picks a labelled layer, `[block, layer]`; nothing where that is beyond those that it
+    /// can tell apart.
+    pub fn path(&self, label: &Label) -> Option<Vec<usize>> {
+        let (block, layer) = (label.block as usize, label.layer as usize);
+        (block < self.blocks && layer < self.layers).then(|| vec![block, layer])
     }
 }
 

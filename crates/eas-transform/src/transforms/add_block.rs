@@ -123,16 +123,11 @@ impl Transform for AddBlock {
     }
 
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
-        let limits = space.limits();
-        blocks(network)
-            .iter()
-            .map(|block| Candidate {
-                site: block.add,
-                target: Target::None,
-                path: vec![block.label.block as usize, block.label.layer as usize],
-            })
-            .filter(|edit| edit.path[0] < limits.blocks && edit.path[1] < limits.layers)
-            .collect()
+        let edit = |block: Block<'_>| {
+            let path = space.limits().path(block.label)?;
+            Some(Candidate { site: block.add, target: Target::None, path })
+        };
+        blocks(network).into_iter().filter_map(edit).collect()
     }
 
     fn patch(

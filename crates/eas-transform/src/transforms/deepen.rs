@@ -15,7 +15,7 @@ use eas_ir::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{identity_batch_norm, label_behind};
+use super::{identity_batch_norm, label_behind, with_kernels};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options;
@@ -118,28 +118,18 @@ impl Transform for Deepen {
 
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
         let Ok(shapes) = network.verify() else { return Vec::new() };
-        let limits = space.limits();
         let mut candidates = Vec::new();
         for site in sites(network) {
-            let (block, layer) = (site.label.block as usize, site.label.layer as usize);
-            if block >= limits.blocks || layer >= limits.layers {
-                continue;
-            }
+            let Some(path) = space.limits().path(site.label) else { continue };
             match shapes[site.last] {
                 // A linear layer has no kernel: its one option is the first.
                 Shape::Flat { .. } => candidates.push(Candidate {
                     site: site.layer,
                     target: Target::None,
-                    path: vec![block, layer, 0],
+                    path: [path.as_slice(), &[0]].concat(),
                 }),
                 Shape::Image { .. } => {
-                    let kernels = self.kernels.iter().enumerate();
-                    let known = kernels.filter(|(_, kernel)| space.kernels().contains(kernel));
-                    candidates.extend(known.map(|(option, kernel)| Candidate {
-                        site: site.layer,
-                        target: Target::Kernel(*kernel),
-                        path: vec![block, layer, option],
-                    }));
+                    candidates.extend(with_kernels(site.layer, &path, &self.kernels, space));
                 }
             }
         }

@@ -16,7 +16,7 @@ use eas_ir::{
 use serde::{Deserialize, Serialize};
 
 use super::dense::{DenseLayer, dense_layer, dense_layers};
-use super::identity_batch_norm;
+use super::{identity_batch_norm, with_kernels};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options;
@@ -64,20 +64,11 @@ impl Transform for DeepenDense {
     }
 
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
-        let limits = space.limits();
         let mut candidates = Vec::new();
         for layer in dense_layers(network).iter().filter(|layer| Tail::of(layer).is_some()) {
-            let (block, index) = (layer.label.block as usize, layer.label.layer as usize);
-            if block >= limits.blocks || index >= limits.layers {
-                continue;
+            if let Some(path) = space.limits().path(&layer.label) {
+                candidates.extend(with_kernels(layer.growth, &path, &self.kernels, space));
             }
-            let kernels = self.kernels.iter().enumerate();
-            let known = kernels.filter(|(_, kernel)| space.kernels().contains(kernel));
-            candidates.extend(known.map(|(option, kernel)| Candidate {
-                site: layer.growth,
-                target: Target::Kernel(*kernel),
-                path: vec![block, index, option],
-            }));
         }
         candidates
     }

@@ -25,7 +25,9 @@ pub use widen_transition::WidenTransition;
 use anyhow::Context;
 use eas_ir::{Label, Network, NodeId, ParamId, Role};
 
+use crate::edit::{Candidate, Target};
 use crate::patch::Derive;
+use crate::space::SearchSpace;
 
 /// The label of a new layer behind the one of this label; the later layers of its block move on by one.
 fn label_behind(network: &mut Network, label: &Label) -> anyhow::Result<Label> {
@@ -40,6 +42,21 @@ fn label_behind(network: &mut Network, label: &Label) -> anyhow::Result<Label> {
         }
     }
     Ok(new)
+}
+
+/// The edits that insert a convolution at a site, one for each of the kernels that the space has too; a
+/// policy picks the kernel where `path` ends.
+fn with_kernels(
+    site: NodeId,
+    path: &[usize],
+    kernels: &[usize],
+    space: &dyn SearchSpace,
+) -> impl Iterator<Item = Candidate> {
+    let known = kernels.iter().enumerate().filter(|(_, kernel)| space.kernels().contains(kernel));
+    known.map(move |(option, kernel)| {
+        let target = Target::Kernel(*kernel);
+        Candidate { site, target, path: [path, &[option]].concat() }
+    })
 }
 
 /// The parameters of a new batch norm that is the identity until the data say what mean and variance are:

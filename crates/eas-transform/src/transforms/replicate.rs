@@ -57,14 +57,11 @@ impl Transform for Replicate {
     }
 
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
-        let path =
-            |layer: &DenseLayer| vec![layer.label.block as usize, layer.label.layer as usize];
-        let limits = space.limits();
-        dense_layers(network)
-            .iter()
-            .map(|layer| Candidate { site: layer.growth, target: Target::None, path: path(layer) })
-            .filter(|edit| edit.path[0] < limits.blocks && edit.path[1] < limits.layers)
-            .collect()
+        let edit = |layer: DenseLayer| {
+            let path = space.limits().path(&layer.label)?;
+            Some(Candidate { site: layer.growth, target: Target::None, path })
+        };
+        dense_layers(network).into_iter().filter_map(edit).collect()
     }
 
     fn patch(

@@ -137,21 +137,14 @@ impl Transform for Skip {
 
     fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
         let Ok(shapes) = network.verify() else { return Vec::new() };
-        let limits = space.limits();
         let layers = layers(network, &shapes);
-        pairs(network, &shapes, &layers)
-            .into_iter()
-            .map(|(later, earlier, back)| Candidate {
-                site: later.last,
-                target: Target::Option(earlier.last.number() as usize),
-                path: vec![later.label.block as usize, later.label.layer as usize, back - 1],
-            })
-            .filter(|edit| {
-                edit.path[0] < limits.blocks
-                    && edit.path[1] < limits.layers
-                    && edit.path[2] < self.reach
-            })
-            .collect()
+        let edit = |(later, earlier, back): (&Layer<'_>, &Layer<'_>, usize)| {
+            let mut path = space.limits().path(later.label)?;
+            path.push(back - 1);
+            let target = Target::Option(earlier.last.number() as usize);
+            (back <= self.reach).then_some(Candidate { site: later.last, target, path })
+        };
+        pairs(network, &shapes, &layers).into_iter().filter_map(edit).collect()
     }
 
     fn patch(
