@@ -28,10 +28,23 @@ pub struct Recipe {
     pub decay_all: bool,
     /// Share of each target that is spread over all classes.
     pub label_smoothing: f64,
-    /// What products are computed in. The usual one is left out where a recipe is written, so that
-    /// recipes have one form whether or not they were written before there was a choice.
-    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    // What follows is left out where a recipe is written and it is the usual: recipes have one form
+    // whether or not they were written before there was a choice.
+    /// Whether decay is taken from the weights themselves, rather than through the gradient and its
+    /// momentum (Loshchilov and Hutter 2019).
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub decoupled_decay: bool,
+    /// Steps after which the weights are set to the average of where they are and where they were so
+    /// many steps ago (Lookahead, Zhang et al. 2019); 0 for never.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub lookahead: usize,
+    /// What products are computed in.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub precision: Precision,
+}
+
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What a training step's products of layers are computed in; evaluation is in f32.
@@ -46,12 +59,6 @@ pub enum Precision {
     Bf16,
 }
 
-impl Precision {
-    fn is_f32(&self) -> bool {
-        *self == Precision::F32
-    }
-}
-
 /// How the learning rate falls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,6 +68,8 @@ pub enum Schedule {
     Cosine,
     /// Half a cosine, a value a step, reaching 0 at the end.
     CosineSteps,
+    /// By the same amount with every step, reaching 0 at the end.
+    LinearSteps,
     /// None.
     Constant,
 }
@@ -90,6 +99,8 @@ pub struct RecipeSpec {
     weight_decay: Option<f64>,
     decay_all: Option<bool>,
     label_smoothing: Option<f64>,
+    decoupled_decay: Option<bool>,
+    lookahead: Option<usize>,
     precision: Option<Precision>,
 }
 
@@ -118,6 +129,8 @@ impl Recipe {
             weight_decay: 1e-4,
             decay_all: true,
             label_smoothing: 0.0,
+            decoupled_decay: false,
+            lookahead: 0,
             precision: Precision::F32,
         }
     }
@@ -154,6 +167,7 @@ impl Recipe {
         let share = match self.schedule {
             Schedule::Cosine => cosine((epoch as f64 - begun) / length),
             Schedule::CosineSteps => cosine((done - begun) / length),
+            Schedule::LinearSteps => 1.0 - ((done - begun) / length).min(1.0),
             Schedule::Constant => 1.0,
         };
         self.learning_rate * share
@@ -166,6 +180,7 @@ impl Recipe {
             momentum: self.momentum_decay,
             weight_decay: self.weight_decay,
             decay_all: self.decay_all,
+            decoupled: self.decoupled_decay,
         }
     }
 
@@ -203,6 +218,7 @@ impl Recipe {
                 share(self.label_smoothing),
                 wrong("at least 0 and less than 1", &self.label_smoothing),
             ),
+            ("lookahead", self.lookahead <= 100, wrong("0 to 100 steps", &self.lookahead)),
         ];
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             Some((key, _, message)) => Err((key, message)),
@@ -231,6 +247,8 @@ impl RecipeSpec {
             weight_decay: self.weight_decay.unwrap_or(preset.weight_decay),
             decay_all: self.decay_all.unwrap_or(preset.decay_all),
             label_smoothing: self.label_smoothing.unwrap_or(preset.label_smoothing),
+            decoupled_decay: self.decoupled_decay.unwrap_or(preset.decoupled_decay),
+            lookahead: self.lookahead.unwrap_or(preset.lookahead),
             precision: self.precision.unwrap_or(preset.precision),
         }
     }
@@ -259,6 +277,18 @@ mod tests {
         assert!((recipe.rate(0, 9, 10) - 0.1).abs() < 1e-12);
         assert!((recipe.rate(1, 0, 10) - 0.1).abs() < 1e-12);
         assert!(recipe.rate(3, 9, 10) < 0.001);
+    }
+
+    #[test]
+    fn the_linear_schedule_falls_by_the_same_amount_with_every_step() {
+        let recipe =
+            Recipe { warmup_epochs: 1, schedule: Schedule::LinearSteps, ..Recipe::quick() };
+        for (epoch, step, expected) in
+            [(0, 4, 0.05), (1, 0, 0.1), (2, 5, 0.05), (3, 9, 0.1 / 30.0), (4, 0, 0.0)]
+        {
+            let rate = recipe.rate(epoch, step, 10);
+            assert!((rate - expected).abs() < 1e-12, "epoch {epoch}, step {step}: {rate}");
+        }
     }
 
     #[test]

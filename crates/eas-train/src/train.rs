@@ -63,7 +63,7 @@ pub struct Start<'a> {
 /// What a caller is told while a network trains.
 #[derive(Debug)]
 pub enum Progress<'a> {
-    /// A step is done.
+    /// A step is done; with lookahead, so many steps.
     Step {
         /// The epoch, from 0.
         epoch: usize,
@@ -161,6 +161,7 @@ pub fn train_from(
         let batches = Batches::of_epoch(data, recipe.batch, rng, epoch);
         let steps = batches.len();
         let Position { mut loss, mut correct, mut images, .. } = begun;
+        let mut anchor = Anchor::new(recipe, &parameters);
         for (step, batch) in (begun.step..).zip(batches.after(begun.step)) {
             let dropout = stream.split("step").split_index(step as u64);
             let options = StepOptions {
@@ -179,6 +180,9 @@ pub fn train_from(
             (correct, images) = (correct + report.correct, images + count);
             let seconds = begun.seconds + started.elapsed().as_secs_f64();
             let done = step + 1;
+            if !anchor.holds(&mut parameters, done, steps) {
+                continue;
+            }
             let position = Position { epoch, step: done, loss, correct, images, seconds };
             let parameters = &parameters;
             let progress = Progress::Step { epoch, done, steps, position, parameters };
@@ -214,6 +218,36 @@ pub fn train_from(
     }
     let model = safe.to_model(model.network())?;
     Ok(Training { model, momentum: safe.to_momentum(), epochs: records, end })
+}
+
+/// Where the weights of a recipe with lookahead were last averaged.
+struct Anchor<'a> {
+    recipe: &'a Recipe,
+    values: Vec<f32>,
+}
+
+impl<'a> Anchor<'a> {
+    fn new(recipe: &'a Recipe, parameters: &FlatParameters) -> Self {
+        let values = if recipe.lookahead > 0 { parameters.values.clone() } else { Vec::new() };
+        Anchor { recipe, values }
+    }
+
+    /// Averages where that is due behind so many steps of an epoch, its last among them. Returns whether the
+    /// parameters are all there is to know of the training: between two averages they are not.
+    fn holds(&mut self, parameters: &mut FlatParameters, done: usize, steps: usize) -> bool {
+        let every = self.recipe.lookahead;
+        if every == 0 {
+            return true;
+        }
+        let due = done.is_multiple_of(every) || done == steps;
+        if due {
+            for (value, anchor) in parameters.values.iter_mut().zip(&mut self.values) {
+                *value = 0.5 * (*value + *anchor);
+                *anchor = *value;
+            }
+        }
+        due
+    }
 }
 
 /// Images classified right, of how many.

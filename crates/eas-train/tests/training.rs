@@ -4,9 +4,9 @@ use std::ops::{ControlFlow, Range};
 
 use eas_ir::{Model, Network, NodeId, Op, ParamId, Rng, Role, Shape, Weights, tensor};
 use eas_train::{
-    Batch, Engine, EpochRecord, FlatParameters, Nesterov, Oracle, Position, Precision, Progress,
-    Recipe, Start, StepOptions, Training, TrainingData, TrainingEnd, nesterov_step, train,
-    train_from,
+    Batch, Cpu, Engine, EpochRecord, FlatParameters, Nesterov, Oracle, Position, Precision,
+    Progress, Recipe, Schedule, Start, StepOptions, Training, TrainingData, TrainingEnd,
+    nesterov_step, train, train_from,
 };
 
 use crate::random;
@@ -147,8 +147,9 @@ fn momentum_is_of_trainable_parameters_alone() {
 #[test]
 fn weight_decay_shrinks_weights_and_the_rest_only_where_asked_to() {
     let model = model();
-    for decay_all in [false, true] {
-        let update = Nesterov { learning_rate: 0.5, momentum: 0.0, weight_decay: 0.1, decay_all };
+    for (decay_all, decoupled) in [(false, false), (true, false), (false, true), (true, true)] {
+        let update =
+            Nesterov { learning_rate: 0.5, momentum: 0.0, weight_decay: 0.1, decoupled, decay_all };
         let before = FlatParameters::new(&model, None).unwrap();
         let mut after = before.clone();
         let gradient = vec![0.0; model.weights().values().map(|values| values.len()).sum()];
@@ -314,7 +315,17 @@ fn an_interrupted_training_returns_the_epochs_that_were_done() {
 
 #[test]
 fn going_on_from_any_step_is_never_having_stopped() {
-    let (model, data, recipe) = (model(), random::stripes(100, 20), recipe());
+    let averaged = Recipe { lookahead: 3, decoupled_decay: true, ..recipe() };
+    let bf16 = Recipe { precision: Precision::Bf16, ..averaged.clone() };
+    never_stopped(&Oracle, &recipe(), 3 * 4);
+    // Between two averages there is nothing to go on from: behind the third step, and the last.
+    never_stopped(&Oracle, &averaged, 3 * 2);
+    never_stopped(&Cpu, &averaged, 3 * 2);
+    never_stopped(&Cpu, &bf16, 3 * 2);
+}
+
+fn never_stopped(engine: &dyn Engine, recipe: &Recipe, places: usize) {
+    let (model, data) = (model(), random::stripes(100, 20));
     let rng = Rng::new(5);
     let mut kept: Vec<(Position, Model, Weights)> = Vec::new();
     let keep = &mut |progress: Progress<'_>| {
@@ -325,14 +336,44 @@ fn going_on_from_any_step_is_never_having_stopped() {
         ControlFlow::Continue(())
     };
     let all = |_| true;
-    let whole = train(&Oracle, &model, None, &data, &recipe, 0..3, &all, &rng, keep).unwrap();
-    assert_eq!(kept.len(), 3 * 4, "steps");
+    let whole = train(engine, &model, None, &data, recipe, 0..3, &all, &rng, keep).unwrap();
+    assert_eq!(kept.len(), places, "{recipe:?}");
     for (position, model, momentum) in &kept {
         let start = Start { model, momentum: Some(momentum), position: *position };
         let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        let mut rest = train_from(&Oracle, start, &data, &recipe, 3, &all, &rng, go_on).unwrap();
+        let mut rest = train_from(engine, start, &data, recipe, 3, &all, &rng, go_on).unwrap();
         rest.epochs.splice(0..0, whole.epochs[..position.epoch].iter().cloned());
-        assert_eq!(outcome(&rest), outcome(&whole), "{position:?}");
+        assert_eq!(outcome(&rest), outcome(&whole), "{recipe:?}, {position:?}");
+    }
+}
+
+#[test]
+fn decay_that_is_decoupled_leaves_momentum_alone() {
+    let model = model();
+    let gradient = vec![0.25; model.weights().values().map(|values| values.len()).sum()];
+    let update = |weight_decay| Nesterov { weight_decay, decoupled: true, ..recipe().update(0.1) };
+    let mut plain = FlatParameters::new(&model, None).unwrap();
+    let mut decayed = plain.clone();
+    for _ in 0..2 {
+        nesterov_step(&mut plain, &gradient, update(0.0));
+        nesterov_step(&mut decayed, &gradient, update(0.1));
+    }
+    assert_eq!(plain.to_momentum(), decayed.to_momentum());
+    assert_ne!(plain, decayed);
+}
+
+#[test]
+fn lookahead_sets_the_weights_halfway_back() {
+    let (model, data) = (model(), random::stripes(64, 20));
+    let plain = Recipe { epochs: 1, schedule: Schedule::Constant, ..recipe() };
+    // Two steps: at their end, halfway between where they began and where they led.
+    let averaged = Recipe { lookahead: 2, ..plain.clone() };
+    let led = run(&model, None, &data, &plain, 0..1, 3);
+    let halfway = run(&model, None, &data, &averaged, 0..1, 3);
+    assert_eq!(led.momentum, halfway.momentum);
+    for (id, before) in model.weights() {
+        let expected = (before + &led.model.weights()[id]) * 0.5;
+        assert_eq!(halfway.model.weights()[id], expected.into_shared(), "{id}");
     }
 }
 

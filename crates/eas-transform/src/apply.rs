@@ -182,8 +182,9 @@ fn carry(derive: &Derive, momentum: &Weights, parent: &Model) -> anyhow::Result<
         Derive::Gather { of, axis, index, scale } => {
             let of = carry(of, momentum, parent)?;
             let mut copies = vec![0u32; of.shape().get(*axis).copied().unwrap_or(0)];
-            for entry in index {
-                *copies.get_mut(*entry).context("a gathered entry outside its axis")? += 1;
+            for (entry, scale) in index.iter().zip(scale) {
+                let copies = copies.get_mut(*entry).context("a gathered entry outside its axis")?;
+                *copies += u32::from(*scale != 0.0);
             }
             let share = index.iter().zip(scale).map(|(entry, scale)| {
                 // An entry of scale 0 contributes nothing to the function and receives nothing.

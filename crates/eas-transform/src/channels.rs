@@ -118,14 +118,31 @@ pub fn replicate(width: usize, to: usize, rng: &mut Rng) -> anyhow::Result<Vec<u
     Ok((0..width).chain((width..to).map(|_| rng.below(width))).collect())
 }
 
-/// The patch from a parent to a child in which some nodes' output channels are copies of the
+/// What the channels are that a layer gains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gained {
+    /// Replicas of old ones, all of which share what reads them (Net2WiderNet).
+    Replicas {
+        /// Deviation of the noise on replicas, as a ratio of the source weights' deviation.
+        noise: f64,
+    },
+    /// Filters as a new network has them, which what reads them multiplies by 0: nothing else of the
+    /// network notices them until training does. Behind them, batch norms and depthwise kernels start
+    /// as copies of the channel that the map names.
+    Fresh {
+        /// The seed of the filters.
+        seed: u64,
+    },
+}
+
+/// The patch from a parent to a child in which some nodes have more output channels than the
 /// parent's.
 ///
 /// `child` has the new structure; `maps` says, for each node that is widened or newly stands for an
 /// old one, which old channel each of its channels is a copy of. All that reads those channels
 /// follows: batch norms gather their parameters, consumers gather their kernels' input rows and
-/// divide them by the number of copies. Kernels of widened layers get noise on their replicas. For
-/// new nodes the caller adds where their weights come from.
+/// divide them by the number of copies, or leave what was gained out. For new nodes the caller adds
+/// where their weights come from.
 ///
 /// # Errors
 /// Maps that additions or grouped convolutions can't follow, that lose a channel, or that change the
@@ -134,7 +151,7 @@ pub fn rewire(
     parent: &Network,
     child: Network,
     maps: &BTreeMap<NodeId, Vec<usize>>,
-    noise: f64,
+    gained: Gained,
 ) -> anyhow::Result<Patch> {
     let followed = follow(parent, &child, maps)?;
     let mut child = child;
@@ -160,15 +177,34 @@ pub fn rewire(
                 let weight = ParamId::new(old.id, Role::Weight);
                 let mut value = Derive::Old(weight);
                 if inputs[0].changed() && !depthwise {
-                    value = value.gather(1, inputs[0].index.clone(), inputs[0].shares());
+                    let shares = match gained {
+                        Gained::Replicas { .. } => inputs[0].shares(),
+                        Gained::Fresh { .. } => inputs[0].originals(),
+                    };
+                    value = value.gather(1, inputs[0].index.clone(), shares);
                 }
                 if output.changed() {
-                    let ones = vec![1.0; output.index.len()];
-                    value = value.gather(0, output.index.clone(), ones);
-                    if !depthwise {
-                        let replicas = (output.old..output.index.len()).collect();
-                        value = value.noisy(noise, weight, Some((0, replicas)));
-                    }
+                    let copies = |value: Derive| {
+                        value.gather(0, output.index.clone(), vec![1.0; output.index.len()])
+                    };
+                    value = match gained {
+                        Gained::Replicas { .. } | Gained::Fresh { .. } if depthwise => {
+                            copies(value)
+                        }
+                        Gained::Replicas { noise } => {
+                            let replicas = (output.old..output.index.len()).collect();
+                            copies(value).noisy(noise, weight, Some((0, replicas)))
+                        }
+                        Gained::Fresh { seed } => {
+                            let kept = output.index.iter().take(output.old).copied();
+                            ensure!(kept.eq(0..output.old), "{}: old filters come first", old.id);
+                            let count = output.index.len() - output.old;
+                            let mut rng = Rng::new(seed).split(&old.id.to_string());
+                            let channels = inputs[0].index.len();
+                            let fresh = fresh_filters(&old.op, channels, count, rng.next_u64());
+                            Derive::Concat { axis: 0, parts: vec![value, fresh] }
+                        }
+                    };
                     if bias {
                         derive(Role::Bias, copy(Role::Bias, output));
                     }
@@ -190,7 +226,22 @@ pub fn rewire(
             | Op::Concat => {}
         }
     }
-    Ok(Patch { network: child, weights, gradient: GradientMap::Exact, calibrate: Vec::new() })
+    let gradient = match gained {
+        Gained::Replicas { .. } => GradientMap::Exact,
+        // What reads a fresh filter has a gradient that the parent knows nothing of.
+        Gained::Fresh { .. } => GradientMap::Approximate,
+    };
+    Ok(Patch { network: child, weights, gradient, calibrate: Vec::new() })
+}
+
+/// Filters or units that a layer gains, as in any new network (He et al. 2015).
+fn fresh_filters(op: &Op, channels: usize, count: usize, seed: u64) -> Derive {
+    let mut shape = vec![count, channels];
+    if let Op::Conv { kernel, .. } = op {
+        shape.extend([*kernel, *kernel]);
+    }
+    let fan_in: usize = shape[1..].iter().product();
+    Derive::Normal { shape, deviation: (2.0 / fan_in as f64).sqrt(), seed }
 }
 
 fn set_width(network: &mut Network, id: NodeId, width: usize, depthwise: bool) {
@@ -224,6 +275,13 @@ impl Copies {
 
     fn changed(&self) -> bool {
         self.index.len() != self.old || self.index.iter().enumerate().any(|(new, old)| new != *old)
+    }
+
+    /// One for each channel's first copy, 0 for the others.
+    fn originals(&self) -> Vec<f32> {
+        let mut seen = vec![false; self.old];
+        let first = |old: &usize| !std::mem::replace(&mut seen[*old], true);
+        self.index.iter().map(first).map(|first| if first { 1.0 } else { 0.0 }).collect()
     }
 
     /// One over the number of copies of each channel's original.

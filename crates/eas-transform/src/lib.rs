@@ -28,7 +28,7 @@ mod transforms;
 pub use apply::{Noise, apply, carry_momentum};
 pub use calibrate::{Calibrated, calibrate, drift};
 pub use certificate::{Certificate, TOLERANCE, Verdict, certify};
-pub use channels::{ChannelGroup, channel_groups, replicate, rewire};
+pub use channels::{ChannelGroup, Gained, channel_groups, replicate, rewire};
 pub use decision::Decision;
 pub use eas_ir as ir;
 pub use edit::{Candidate, Edit, ParseEditError, Step, Target};

@@ -7,10 +7,14 @@ use eas_ir::{
 };
 use eas_transform::law::{self, Report};
 use eas_transform::{
-    AddBlock, Candidate, ConvNet, Decision, Deepen, Derive, GradientMap, GrowKernel, Patch,
-    Replicate, Residual, SearchSpace, Skip, Target, Transform, Transforms, Widen, WidenGrowth,
-    channel_groups, grow,
+    AddBlock, Candidate, ConvNet, Decision, Deepen, Derive, GradientMap, GrowKernel, NewFilters,
+    Patch, Replicate, Residual, SearchSpace, Skip, Target, Transform, Transforms, Widen,
+    WidenGrowth, channel_groups, grow,
 };
+
+fn fresh() -> Widen {
+    Widen { filters: NewFilters::Fresh, ..Widen::default() }
+}
 
 fn plain() -> Transforms {
     Transforms::new([
@@ -18,6 +22,7 @@ fn plain() -> Transforms {
         ("grow_kernel".to_owned(), Box::new(GrowKernel::default())),
         ("skip".to_owned(), Box::new(Skip::default())),
         ("widen".to_owned(), Box::new(Widen::default())),
+        ("widen_fresh".to_owned(), Box::new(fresh())),
     ])
 }
 
@@ -29,6 +34,7 @@ pub(crate) fn residual_edits() -> Transforms {
         ("grow_kernel".to_owned(), Box::new(GrowKernel::default())),
         ("skip".to_owned(), Box::new(Skip::default())),
         ("widen".to_owned(), Box::new(Widen::default())),
+        ("widen_fresh".to_owned(), Box::new(fresh())),
     ])
 }
 

@@ -52,7 +52,7 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
         data.normalisation = known;
     }
     let bar = print::Bar::new(0);
-    let mut length_known = false;
+    let mut shown = None;
     let training = train(
         &ENGINE,
         &model,
@@ -64,13 +64,13 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
         &rng.split("train"),
         &mut |progress| {
             match progress {
-                Progress::Step { epoch, steps, .. } => {
-                    if !length_known {
+                Progress::Step { epoch, done, steps, .. } => {
+                    if shown.is_none() {
                         bar.set_length((recipe.epochs * steps) as u64);
-                        length_known = true;
                     }
                     bar.message(&format!("epoch {}", epoch + 1));
-                    bar.advance(1);
+                    let trained = (epoch * steps + done) as u64;
+                    bar.advance(trained - shown.replace(trained).unwrap_or(0));
                 }
                 Progress::Epoch(epoch) => bar.line(&format!(
                     "epoch {:3}  loss {:.4}  training {:>8}  validation {:>8}  {}",

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dense::{DenseLayer, dense_layer, dense_layers};
 use super::label_behind;
-use crate::channels::rewire;
+use crate::channels::{Gained, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options;
@@ -81,7 +81,8 @@ impl Transform for Replicate {
         let mut child = network.clone();
         let (copies, concat) = insert_copy(&mut child, &layer)?;
         let index = (0..seen + growth).chain(remap.iter().map(|channel| seen + channel)).collect();
-        let mut patch = rewire(network, child, &BTreeMap::from([(concat, index)]), 0.0)?;
+        let gained = Gained::Replicas { noise: 0.0 };
+        let mut patch = rewire(network, child, &BTreeMap::from([(concat, index)]), gained)?;
         let reader = network.consumers(layer.concat).into_iter().find(|id| {
             network.node(*id).is_some_and(|node| matches!(node.op, Op::BatchNorm { .. }))
         });

@@ -1,5 +1,6 @@
 //! Net2WiderNet (Chen et al. 2016, section 2.2; Cai et al. 2018, section 3.2): more filters or units,
-//! the new ones replicas of old ones, with all that read them rescaled.
+//! the new ones replicas of old ones, with all that read them rescaled; or fresh ones that what reads
+//! them multiplies by 0 at first.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, bail};
 use eas_ir::{Built, Network, NodeId, Plugin, Rng, parse_options, resolved_options};
 use serde::{Deserialize, Serialize};
 
-use crate::channels::{ChannelGroup, channel_groups, replicate, rewire};
+use crate::channels::{ChannelGroup, Gained, channel_groups, replicate, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options;
@@ -21,14 +22,26 @@ use crate::transform::Transform;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Widen {
+    /// What the new filters are.
+    pub filters: NewFilters,
     /// Deviation of the noise on replicas, as a ratio of the source weights' deviation.
     #[serde(deserialize_with = "options::noise")]
     pub noise: f64,
 }
 
+/// What the filters are that a layer gains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewFilters {
+    /// Replicas of old ones, as in the paper.
+    Replicas,
+    /// Initialised as in a new network; what reads them starts at 0.
+    Fresh,
+}
+
 impl Default for Widen {
     fn default() -> Self {
-        Widen { noise: 1e-2 }
+        Widen { filters: NewFilters::Replicas, noise: 1e-2 }
     }
 }
 
@@ -36,7 +49,9 @@ inventory::submit! {
     TransformPlugin(Plugin::new(
         "widen",
         "more filters or units, replicas of old ones (Net2WiderNet)",
-        "noise = 1e-2  # deviation of the noise on replicas, relative to the source weights'\n",
+        r#"filters = "replicas"  # of old ones (Net2WiderNet); or "fresh": initialised anew, what reads them starts at 0
+noise = 1e-2  # deviation of the noise on replicas, relative to the source weights'
+"#,
         |options| {
             let widen = parse_options::<Widen>(options)?;
             Ok(Built { options: resolved_options(&widen)?, implementation: Box::new(widen) })
@@ -80,6 +95,10 @@ impl Transform for Widen {
         })?;
         let index = replicate(group.width, width, rng)?;
         let maps: BTreeMap<_, _> = group.producers.iter().map(|id| (*id, index.clone())).collect();
-        rewire(network, network.clone(), &maps, self.noise)
+        let gained = match self.filters {
+            NewFilters::Replicas => Gained::Replicas { noise: self.noise },
+            NewFilters::Fresh => Gained::Fresh { seed: rng.next_u64() },
+        };
+        rewire(network, network.clone(), &maps, gained)
     }
 }

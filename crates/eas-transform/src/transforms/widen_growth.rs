@@ -9,7 +9,7 @@ use eas_ir::{Built, Network, NodeId, Plugin, Rng, parse_options, resolved_option
 use serde::{Deserialize, Serialize};
 
 use super::dense::{dense_layer, dense_layers};
-use crate::channels::{replicate, rewire};
+use crate::channels::{Gained, replicate, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options;
@@ -80,6 +80,6 @@ impl Transform for WidenGrowth {
                 maps.insert(inner.id, replicate(inner.filters, proportional, rng)?);
             }
         }
-        rewire(network, network.clone(), &maps, self.noise)
+        rewire(network, network.clone(), &maps, Gained::Replicas { noise: self.noise })
     }
 }

@@ -8,7 +8,7 @@ use eas_ir::{Built, Network, Node, NodeId, Op, Plugin, Rng, parse_options, resol
 use serde::{Deserialize, Serialize};
 
 use super::dense::{dense_layers, portion};
-use crate::channels::{channel_groups, replicate, rewire};
+use crate::channels::{Gained, channel_groups, replicate, rewire};
 use crate::decision::Decision;
 use crate::edit::{Candidate, Target};
 use crate::options::{self, LARGEST};
@@ -119,6 +119,6 @@ impl Transform for WidenTransition {
             );
         };
         let maps = BTreeMap::from([(site, replicate(found.filters, width, rng)?)]);
-        rewire(network, network.clone(), &maps, self.noise)
+        rewire(network, network.clone(), &maps, Gained::Replicas { noise: self.noise })
     }
 }

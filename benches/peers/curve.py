@@ -1,0 +1,107 @@
+"""Trains a network from the same weights on the same batches in EAS and in PyTorch, 3 epochs of 5,000
+CIFAR-10 images, and prints how far apart their training losses are, beside how far apart PyTorch is from
+itself at one thread and at two.
+
+    EAS_DATA=DIR python curve.py [--networks A,B] [--example PATH]
+
+PATH is the program that `cargo build --release -p eas-train --example curve` makes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy
+import torch
+from torch.nn import functional
+
+from peer import Graph
+
+HERE = Path(__file__).parent
+NETWORKS = HERE.parent / "networks"
+EPOCHS, BATCH = 3, 64
+ROLES = {
+    "weight": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "mean": "running_mean",
+    "variance": "running_var",
+}
+
+
+def tensors(path):
+    """The tensors of a safetensors file."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    types = {"F32": numpy.float32, "U32": numpy.uint32, "U8": numpy.uint8}
+    for name, entry in header.items():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        values = numpy.frombuffer(data[begin:end], types[entry["dtype"]])
+        yield name, values.reshape(entry["shape"])
+
+
+def ours(example, network, out, threads):
+    environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
+    command = [str(example), str(network), str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return [float(line) for line in done.stdout.split()]
+
+
+def theirs(network, out, threads):
+    torch.set_num_threads(threads)
+    model = Graph(network)
+    with torch.no_grad():
+        for name, values in tensors(out / "model" / "weights.safetensors"):
+            node, role = name.rsplit(".", 1)
+            if node in model.layers:
+                getattr(model.layers[node], ROLES[role]).copy_(torch.from_numpy(values.copy()))
+    optimiser = torch.optim.SGD(
+        model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4, nesterov=True
+    )
+    losses = []
+    for epoch in range(EPOCHS):
+        batches = dict(tensors(out / f"epoch-{epoch}.safetensors"))
+        images = torch.from_numpy(batches["images"].copy())
+        labels = torch.from_numpy(batches["labels"].astype(numpy.int64))
+        total = 0.0
+        for part in range(0, len(labels), BATCH):
+            x, y = images[part : part + BATCH], labels[part : part + BATCH]
+            optimiser.zero_grad(set_to_none=True)
+            loss = functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(y)
+        losses.append(total / len(labels))
+    return losses
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default="released,paper,wide,densenet")
+    parser.add_argument("--example", default=HERE.parents[1] / "target/release/examples/curve")
+    args = parser.parse_args()
+    for name in args.networks.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            out, network = Path(folder) / name, NETWORKS / f"{name}.toml"
+            eas = ours(args.example, network, out, 1)
+            same = eas == ours(args.example, network, out, 2)
+            one, two = theirs(network, out, 1), theirs(network, out, 2)
+        print(f"{name}: EAS is the same at one thread and two: {same}")
+        for epoch, (a, b, c) in enumerate(zip(eas, one, two), 1):
+            bound = max(2 * abs(b - c), 0.02 * b)
+            verdict = "within" if abs(a - b) <= bound else "BEYOND"
+            print(
+                f"  epoch {epoch}: EAS {a:.5f}, PyTorch {b:.5f} and {c:.5f} at one thread and two;"
+                f" apart by {abs(a - b) / b:.3%}, {verdict} {bound / b:.3%}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
