@@ -1,6 +1,10 @@
 //! What a run survives: each test does something terrible to a search over made-up images, and compares
 //! what comes out with a search that nothing happened to.
 
+mod garbage;
+mod room;
+mod strangers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
