@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table is what it is for")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ struct Args {
     /// Stop after so many minutes, if not all faults were injected by then
     #[arg(long)]
     minutes: Option<u64>,
+    /// The program, built without --release [default: this workspace's, built first]
+    #[arg(long, value_name = "FILE")]
+    eas: Option<PathBuf>,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
@@ -30,7 +34,7 @@ struct Args {
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
-    let eas = built_eas()?;
+    let eas = args.eas.map_or_else(built_eas, Ok)?;
     let table = Campaign { eas, faults: args.kills, seed: args.seed, limit }
         .run(&mut |line| eprintln!("{line}"))?;
     if args.json {

@@ -33,7 +33,11 @@ pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
     let prepared = prepare(&plan)?;
     let root = args.run.clone().unwrap_or_else(|| Run::free_folder(&plan.name));
     let build = Build::current()?;
-    let run = Run::create(&root, &spec, &plan.text, &plan.directory, &build).map_err(bad_input)?;
+    let run = Run::create(&root, &spec, &plan.text, &plan.directory, &build);
+    let run = run.map_err(|error| match room::is_wanting(&error) {
+        true => error,
+        false => bad_input(error),
+    })?;
     let lock = run.lock()?;
     coordinate(&run, lock, plan, prepared, args.workers, args.json)
 }

@@ -123,10 +123,11 @@ impl Run {
         let may_be_repeated = |result: &TrialResult| {
             let parent = result.parent.filter(|parent| live.contains(parent));
             let parent = parent.and_then(|parent| known.get(&parent));
-            parent.is_some_and(|parent| {
-                let stopped = matches!(result.ending, Ending::Stopped { .. });
-                parent.fingerprint == result.fingerprint || (stopped && reach.stopped())
-            })
+            result.purpose == Purpose::Child
+                && parent.is_some_and(|parent| {
+                    let stopped = matches!(result.ending, Ending::Stopped { .. });
+                    parent.fingerprint == result.fingerprint || (stopped && reach.stopped())
+                })
         };
         for result in results {
             if live.contains(&result.trial) || may_be_repeated(result) {

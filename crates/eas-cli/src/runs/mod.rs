@@ -54,7 +54,6 @@ pub(crate) use digest::Digest;
 pub(crate) use events::Event;
 pub(crate) use garbage::{Amount, Collected, Reason};
 pub(crate) use index::Index;
-pub(crate) use listing::Listing;
 pub(crate) use lock::{Holder, Lock, host};
 pub(crate) use records::{Continued, Origin, Part, Purpose, Training, TrialRecord, TrialResult};
 pub(crate) use store::{Damaged, Gone, Store};
@@ -626,8 +625,7 @@ fn check_plain(path: &Path) -> std::io::Result<()> {
 
 /// The same where a folder should be.
 fn check_folder(path: &Path) -> anyhow::Result<()> {
-    let link = fs::symlink_metadata(path).is_ok_and(|about| !about.is_dir());
-    ensure!(!link, "{}: expected a folder, found a link or a file", path.display());
+    ensure!(!path.is_symlink(), "{}: expected a folder, found a link", path.display());
     Ok(())
 }
 

@@ -92,12 +92,11 @@ const TRAPS: &[(&str, Trap)] = &[
     }),
     ("an ancestor of itself", |run, _| {
         for file in ["result", "trial"] {
-            let path = run.join(format!("trials/0002/{file}.json"));
-            let text = fs::read_to_string(&path)
-                .unwrap()
-                .replace("\"parent\": \"0000\"", "\"parent\": \"0002\"");
-            let text = text.replace("\"parent\": \"0001\"", "\"parent\": \"0002\"");
-            fs::write(path, text).unwrap();
+            let path = run.join(format!("trials/0001/{file}.json"));
+            let text = fs::read_to_string(&path).unwrap();
+            let own = text.replace("\"parent\": \"0000\"", "\"parent\": \"0001\"");
+            assert_ne!(own, text);
+            fs::write(path, own).unwrap();
         }
     }),
     ("a digest that leads away", |run, _| {
