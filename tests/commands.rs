@@ -129,7 +129,7 @@ fn the_plan_of_a_run_is_a_spec_that_makes_the_same_run() {
 #[test]
 fn every_reading_command_prints_json() {
     let folder = Folder::with_tiny_run();
-    let commands: [(&[&str], &str); 11] = [
+    let commands: [(&[&str], &str); 12] = [
         (&["list", "--json"], "/0/declared"),
         (&["data", "inspect", "synthetic", "--json"], "/parts/1/images"),
         (&["check", "spec.toml", "--no-forecast", "--json"], "/start_parameters"),
@@ -141,6 +141,7 @@ fn every_reading_command_prints_json() {
         (&["show", "run/best", "--format", "json"], "/blocks/0/layers"),
         (&["diff", "run", "--json"], "/changes"),
         (&["trials", "run", "--format", "json"], "/0/ending"),
+        (&["gc", "run", "--dry-run", "--json"], "/kept/objects"),
     ];
     for (command, part) in commands {
         let json = folder.eas(command.iter().copied()).exits(0).json();

@@ -1,5 +1,6 @@
 //! Tests that cross crates, in one binary.
 
+mod campaign;
 mod cifar10;
 mod commands;
 mod harness;

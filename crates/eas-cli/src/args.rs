@@ -25,6 +25,7 @@ Exit codes:
   2    the command line, a spec or a file is wrong; the message says where
   3    the answer is no: an edit changed the function
   4    a file of a run is damaged
+  5    a disk is full
   130  interrupted; what was done is kept
   134  interrupted twice: ended at once";
 
@@ -132,8 +133,18 @@ Examples:
     #[command(after_help = "\
 Examples:
   eas verify runs/quickstart
-  eas verify runs/quickstart --rebuild --json")]
+  eas verify runs/quickstart --rebuild --json
+  eas verify runs/quickstart --repair         then eas resume trains again what is damaged")]
     Verify(Verify),
+    /// Remove the models and momentum that a run doesn't need any more
+    #[command(after_help = "\
+Examples:
+  eas gc runs/quickstart --dry-run            what would go, and why the rest stays
+  eas gc runs/quickstart --keep-best 1
+
+What the run may still read stays: it can be resumed and made longer afterwards, with the same results.
+A search does the same by itself once its store is larger than store.size.")]
+    Gc(Gc),
     /// Edit a model without changing its function
     #[command(after_help = "\
 Examples:
@@ -470,6 +481,24 @@ pub(crate) struct Verify {
     /// Make the index anew from the trials first
     #[arg(long)]
     pub(crate) rebuild: bool,
+    /// Take back results whose models or momentum are damaged, so that eas resume trains them again
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Gc {
+    /// The run
+    pub(crate) run: PathBuf,
+    /// How many of the best networks keep their models [default: the spec's]
+    #[arg(long, value_name = "K")]
+    pub(crate) keep_best: Option<usize>,
+    /// Remove nothing, but say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -19,6 +19,7 @@ use crate::executor::{Claim, Executor, Exit, Job, JobName};
 use crate::exit;
 use crate::plan::{Retries, Running, Workers};
 use crate::print::Bar;
+use crate::room::NoRoom;
 use crate::runs::{AttemptEnd, Event, Index, Purpose, Run, TrialRecord, TrialResult, Unfinished};
 use crate::stop;
 
@@ -356,6 +357,9 @@ impl<'a> Dispatcher<'a> {
         let (kind, why) = judge(cancelled, exit.as_ref(), self.limits.silence);
         let ending = attempt.end(kind, why.clone(), started.elapsed().as_secs_f64())?;
         tracing::warn!(%trial, attempt = attempt.number, ?kind, why, log = ending.log, "no result");
+        if exit == Some(Exit::Code(exit::NO_ROOM)) {
+            bail!(NoRoom(format!("trial {trial}: {}", ending.log)));
+        }
         task.count(kind, ending.seconds);
         task.alone |= exit == Some(Exit::Signal(9)) && cancelled.is_none();
         let Retries { lost, failed } = self.limits.retries;
@@ -410,7 +414,9 @@ impl<'a> Dispatcher<'a> {
 
     fn finish(&mut self, record: TrialRecord, result: TrialResult) -> anyhow::Result<()> {
         if let Some(index) = self.index {
-            index.put(&result)?;
+            if !index.has(result.trial)? {
+                index.put(&result)?;
+            }
             self.run.settle(&result)?;
         }
         if record.purpose == Purpose::Child && result.same_as.is_none() && result.model.is_some() {

@@ -10,5 +10,7 @@ pub const BAD_INPUT: u8 = 2;
 pub const NO: u8 = 3;
 /// A file of a run is not what was written to it.
 pub const DAMAGED: u8 = 4;
+/// A disk is full; the run goes on once there is room.
+pub const NO_ROOM: u8 = 5;
 /// Interrupted by Ctrl-C; what was done is kept.
 pub const INTERRUPTED: u8 = 130;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use eas_controller::{Controller, Random, Scope};
+use eas_controller::{Controller, Random, Repeat, Scope};
 use eas_ir::{Cost, Model, Network, Rng, cost};
 use eas_train::{Batches, Engine, FlatParameters, Recipe, StepOptions, TrainingData};
 use eas_transform::{Decision, grow_network};
@@ -29,8 +29,10 @@ pub(crate) struct Forecast {
     pub(crate) child_macs: u64,
     /// Of the whole run.
     pub(crate) seconds: f64,
-    /// Bytes of the run's folder.
+    /// Bytes that models and momentum take at most: all of them, or `store.size` where that is less.
     pub(crate) disk: u64,
+    /// Bytes of what is never removed, about: what the search may go on from and the best.
+    pub(crate) disk_needed: u64,
 }
 
 /// A child of median cost among a sample of random ones.
@@ -105,7 +107,10 @@ pub(crate) fn forecast(
     let children: usize = plan.stages.iter().map(of_stage).sum();
     let models = (children + promoted + plan.finals.networks + 4) as u64;
     let copies = if plan.child.momentum == eas_train::Momentum::Carry { 2 } else { 1 };
-    let disk = models * (child_cost.parameters * 4 * copies + 32 * 1024);
+    let each = child_cost.parameters * 4 * copies + 32 * 1024;
+    let live = plan.stages.iter().map(|stage| live(plan, stage)).max().unwrap_or(0);
+    let disk_needed = (live + plan.storage.keep_best + plan.finals.networks + 4) as u64 * each;
+    let disk = (models * each).min(plan.storage.size.max(disk_needed));
     Ok(Forecast {
         start_rate,
         child_rate,
@@ -113,7 +118,17 @@ pub(crate) fn forecast(
         child_macs: child_cost.macs,
         seconds,
         disk,
+        disk_needed,
     })
+}
+
+/// Networks that a stage may go on from at once, with those of a batch under way.
+fn live(plan: &Plan, stage: &Stage) -> usize {
+    let chosen = match stage.repeat {
+        Repeat::Reuse => plan.finals.networks.max(stage.promotion.candidates),
+        Repeat::Retrain => stage.batches * stage.networks,
+    };
+    2 + chosen + stage.halving.trials(stage.networks)
 }
 
 /// The number of different episodes of a stage, as a power of ten: the edits that are legal on the

@@ -26,7 +26,9 @@ mod picture;
 mod plan;
 mod plot;
 mod print;
+mod reach;
 mod report;
+mod room;
 mod runs;
 mod schedule;
 mod search;
@@ -34,6 +36,7 @@ mod spec;
 mod statistics;
 mod status;
 mod stop;
+mod storage;
 mod trial;
 
 use std::process::ExitCode;
@@ -42,10 +45,10 @@ pub use eas_controller;
 pub use eas_ir;
 pub use eas_train;
 pub use eas_transform;
-pub use exit::{BAD_INPUT, DAMAGED, FAILURE, INTERRUPTED, NO, SUCCESS};
+pub use exit::{BAD_INPUT, DAMAGED, FAILURE, INTERRUPTED, NO, NO_ROOM, SUCCESS};
 pub use plan::{
     FinalWeights, Finals, Named, Plan, Promotion, Retries, Running, Saturation, Stage, StageParent,
-    Workers,
+    Storage, Workers,
 };
 pub use spec::{SpecErrors, read_plan};
 

@@ -55,6 +55,8 @@ pub struct Plan {
     pub deadline: Option<Duration>,
     /// How the work is done.
     pub running: Running,
+    /// What is kept of it.
+    pub storage: Storage,
 }
 
 /// How the work of a run is done. Results don't depend on it, save for what time and memory forbid.
@@ -72,6 +74,16 @@ pub struct Running {
     pub retries: Retries,
     /// Bytes that all trials together may take; without it, what the machine has free.
     pub memory: Option<u64>,
+}
+
+/// What is kept of models and momentum. Results don't depend on it: what a run may still read is never
+/// removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// How many of the best networks keep their models, whatever is collected.
+    pub keep_best: usize,
+    /// Bytes of the store beyond which a search removes what it doesn't need any more.
+    pub size: u64,
 }
 
 /// Trials that run at once. Text: `"auto"`, or a number.
@@ -158,6 +170,8 @@ pub struct Stage {
     pub batches: usize,
     /// Networks of a batch.
     pub networks: usize,
+    /// Batches that may be under way besides the one that the controller is told of next.
+    pub lag: usize,
     /// What an episode consists of.
     pub actions: Vec<Action>,
     /// Whose children it makes.

@@ -35,10 +35,10 @@ impl StageTrials {
     fn extend(&mut self, next: &mut u32, batches: usize, stage: &Stage) {
         for _ in 0..batches {
             self.batches.push(TrialId(*next));
-            *next += stage.halving.trials(stage.networks) as u32;
+            *next = next.saturating_add(stage.halving.trials(stage.networks) as u32);
         }
         self.promotion = TrialId(*next);
-        *next += stage.promotion.trials() as u32;
+        *next = next.saturating_add(stage.promotion.trials() as u32);
     }
 }
 

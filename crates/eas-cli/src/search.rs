@@ -2,9 +2,8 @@
 //! trained.
 //!
 //! Every decision is a function of the plan, the run's events and published results, so that doing it
-//! all again is how a run is resumed, and how it is verified.
+//! all again is how a run is resumed, and how it is verified. None of them reads weights.
 
-use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,13 +14,15 @@ use eas_controller::{
 };
 use eas_ir::{Network, Rng, cost};
 use eas_train::{Momentum, Recipe};
-use eas_transform::Step;
+use eas_transform::{Step, Transforms};
 
 use crate::dispatcher::{Dispatcher, units};
 use crate::plan::{FinalWeights, Plan, Promotion, StageParent};
+use crate::reach::Reach;
 use crate::report::Rank;
 use crate::runs::{Continued, Origin, Part, Purpose, Run, Training, TrialRecord, TrialResult};
 use crate::schedule::Schedule;
+use crate::storage::Keeper;
 
 /// Names of trials that the winner is compared with.
 const COMPARED: u32 = 4;
@@ -106,20 +107,25 @@ pub(crate) struct Search<'a, 'd> {
     dispatcher: &'a mut Dispatcher<'d>,
     trials: Trials<'a>,
     rng: Rng,
+    reach: Reach,
+    /// Of a search that trains.
+    keeper: Option<Keeper<'a>>,
 }
 
 /// How trials of this run are written down.
 #[derive(Clone, Copy)]
 struct Trials<'a> {
     run: &'a Run,
+    transforms: &'a Transforms,
     data: &'a str,
     keep_momentum: bool,
 }
 
 impl<'a, 'd> Search<'a, 'd> {
-    /// A search by a plan, on data of this digest.
+    /// A search by a plan with these transforms, on data of this digest.
     pub(crate) fn new(
         plan: &'a mut Plan,
+        transforms: &'a Transforms,
         schedule: &'a Schedule,
         run: &'a Run,
         data: &'a str,
@@ -128,9 +134,23 @@ impl<'a, 'd> Search<'a, 'd> {
         let carries = |recipe: &Recipe| recipe.momentum == Momentum::Carry;
         let again = plan.saturation.rounds > 0 && carries(&plan.start);
         let keep_momentum = again || carries(&plan.child) || carries(&plan.finals.recipe);
-        let trials = Trials { run, data, keep_momentum };
-        let rng = Rng::new(plan.seed);
-        Search { plan, schedule, dispatcher, trials, rng }
+        let trials = Trials { run, transforms, data, keep_momentum };
+        let (rng, reach) = (Rng::new(plan.seed), Reach::default());
+        Search { plan, schedule, dispatcher, trials, rng, reach, keeper: None }
+    }
+
+    /// The same, whose store is kept within its size.
+    pub(crate) fn kept(self, keeper: Keeper<'a>) -> Self {
+        Search { keeper: Some(keeper), ..self }
+    }
+
+    /// What the search may still go on from.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    fn tidy(&mut self) -> anyhow::Result<()> {
+        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.tidy(&self.reach))
     }
 
     /// Stage by stage, each from the best network so far; then the best are finished.
@@ -145,6 +165,10 @@ impl<'a, 'd> Search<'a, 'd> {
             }
             ranking.extend(children);
             ranking.sort_by(Candidate::compare);
+            let measured = ranking.iter().filter(|candidate| candidate.score.is_some());
+            let best = measured.take(self.plan.finals.networks).map(|best| best.result.trial);
+            self.reach.rank(best);
+            self.tidy()?;
             if reason == StopReason::Stopped {
                 let line = "Deadline: the stages end here, the best so far goes on.";
                 self.dispatcher.bar().line(line);
@@ -169,6 +193,7 @@ impl<'a, 'd> Search<'a, 'd> {
         };
         first.accuracy().with_context(|| format!("the start network has no result: {why}"))?;
         let mut best = Candidate::start(first);
+        self.reach.start(best.result.trial);
         for round in 1..=self.plan.saturation.rounds {
             let seed = stream.split_index(round as u64).seed();
             let (id, recipes) = (TrialId(round as u32), vec![recipe.clone()]);
@@ -178,6 +203,7 @@ impl<'a, 'd> Search<'a, 'd> {
             let (Some(before), Some(after)) = (best.score, result.accuracy()) else { break };
             if after > before {
                 best = Candidate { recipes: Vec::new(), ..best.trained_on(&recipe, result) };
+                self.reach.start(best.result.trial);
             }
             if after - before < self.plan.saturation.gain {
                 break;
@@ -186,9 +212,17 @@ impl<'a, 'd> Search<'a, 'd> {
         Ok(best)
     }
 
+    fn carry_out(&mut self, records: Vec<TrialRecord>) -> anyhow::Result<Vec<TrialResult>> {
+        let results = self.dispatcher.carry_out(records)?;
+        if let Some(keeper) = &mut self.keeper {
+            results.iter().for_each(|result| keeper.add(result));
+        }
+        Ok(results)
+    }
+
     fn carry_out_one(&mut self, record: TrialRecord) -> anyhow::Result<TrialResult> {
         let trial = record.trial;
-        let mut results = self.dispatcher.carry_out(vec![record])?;
+        let mut results = self.carry_out(vec![record])?;
         results.pop().with_context(|| format!("no result of trial {trial}"))
     }
 
@@ -207,6 +241,7 @@ impl<'a, 'd> Search<'a, 'd> {
             StageParent::Frontier => 1,
         });
         let mut grown = Grown { children: Vec::new(), reason: StopReason::Finished };
+        self.reach.begin_stage(self.plan, number);
         for (part, batches) in parts.enumerate() {
             let best = ranking.iter().chain(&grown.children).min_by(|a, b| a.compare(b));
             let (parent, stream) = match parent {
@@ -250,7 +285,7 @@ impl<'a, 'd> Search<'a, 'd> {
                 }
             }
             let count = records.len();
-            let results = self.dispatcher.carry_out(records)?;
+            let results = self.carry_out(records)?;
             if results.len() < count {
                 return stopped(children);
             }
@@ -271,7 +306,7 @@ impl<'a, 'd> Search<'a, 'd> {
             let seed = stream.split("longer").seed();
             let purpose = Purpose::Promoted;
             let record = self.trials.longer(trial, purpose, &best.result, recipes, false, seed)?;
-            let Some(result) = self.dispatcher.carry_out(vec![record])?.pop() else {
+            let Some(result) = self.carry_out(vec![record])?.pop() else {
                 return stopped(children);
             };
             if result.accuracy().is_some() {
@@ -291,7 +326,8 @@ impl<'a, 'd> Search<'a, 'd> {
         first_trials: &[TrialId],
         stream: &Rng,
     ) -> anyhow::Result<Grown> {
-        let network = self.trials.run.model_of(&parent.result)?.model.network().clone();
+        let network = self.trials.network(&parent.result)?;
+        self.reach.begin_part(parent.result.trial);
         let stage = &self.plan.stages[number];
         let scope = Scope {
             space: self.plan.space.implementation.as_ref(),
@@ -304,13 +340,16 @@ impl<'a, 'd> Search<'a, 'd> {
             parent: parent.result.trial,
             first_trials: first_trials.to_vec(),
             networks: stage.networks,
+            lag: stage.lag,
             epochs: self.plan.child.epochs,
             halving: stage.halving.clone(),
             repeat: stage.repeat,
         };
         let run = self.trials.run;
         let (bar, index) = (self.dispatcher.bar().clone(), self.dispatcher.index());
-        let (planned, asked) = (self.plan.epochs_of_batch(stage), Cell::new(0));
+        let (planned, mut asked) = (self.plan.epochs_of_batch(stage), BTreeMap::new());
+        let (reach, keeper) = (&mut self.reach, &mut self.keeper);
+        let mut best: BTreeMap<TrialId, TrialResult> = BTreeMap::new();
         let mut evaluator = Children {
             dispatcher: self.dispatcher,
             trials: self.trials,
@@ -326,9 +365,10 @@ impl<'a, 'd> Search<'a, 'd> {
             stream,
             &mut |event| {
                 match event {
-                    eas_controller::Event::Assigned(assignments) => {
+                    eas_controller::Event::Assigned { batch, assignments } => {
                         let epochs = assignments.iter().map(|assigned| assigned.epochs.len());
-                        asked.set(asked.get() + epochs.sum::<usize>());
+                        *asked.entry(batch).or_default() += epochs.sum::<usize>();
+                        reach.assign(batch, assignments);
                     }
                     eas_controller::Event::Ended(trial) => {
                         if let Some(same) = trial.same_as
@@ -338,10 +378,30 @@ impl<'a, 'd> Search<'a, 'd> {
                             index.map_or(Ok(()), |index| index.put(&result))?;
                             run.settle(&result)?;
                         }
+                        if trial.same_as.is_none() && trial.is_trained() {
+                            let result = run.result(trial.id)?;
+                            // What another stage trained is among the candidates already.
+                            if result.same_as.is_none() {
+                                reach.trained(trial);
+                                let known = best.get(&trial.first);
+                                if known.is_none_or(|known| result.compare(known) == Ordering::Less)
+                                {
+                                    best.insert(trial.first, result);
+                                }
+                            }
+                        }
                     }
                     // What was repeated, or ended before its time, counts as done.
-                    eas_controller::Event::Observed { .. } => {
-                        bar.advance(units(planned.saturating_sub(asked.take())));
+                    eas_controller::Event::Observed { batch } => {
+                        let asked = asked.remove(&batch).unwrap_or(0);
+                        bar.advance(units(planned.saturating_sub(asked)));
+                        let trials = reach.observe(batch);
+                        if let Some(keeper) = keeper.as_mut() {
+                            for trial in trials {
+                                keeper.add(&run.result(trial)?);
+                            }
+                            keeper.tidy(reach)?;
+                        }
                     }
                 }
                 Ok(())
@@ -349,17 +409,6 @@ impl<'a, 'd> Search<'a, 'd> {
         )?;
         let estimates: BTreeMap<TrialId, Option<f64>> =
             trials.iter().map(|trial| (trial.first, trial.estimate)).collect();
-        let mut best: BTreeMap<TrialId, TrialResult> = BTreeMap::new();
-        for trial in trials.iter().filter(|trial| trial.same_as.is_none() && trial.is_trained()) {
-            let result = run.result(trial.id)?;
-            // What another stage trained is among the candidates already.
-            let known = best.get(&trial.first);
-            if result.same_as.is_none()
-                && known.is_none_or(|known| result.compare(known) == Ordering::Less)
-            {
-                best.insert(trial.first, result);
-            }
-        }
         let child = |(first, result)| Candidate {
             score: estimates.get(&first).copied().flatten(),
             ..parent.trained_on(&self.plan.child, result)
@@ -384,13 +433,12 @@ impl<'a, 'd> Search<'a, 'd> {
                     self.trials.longer(id, purpose, result, recipes, with_validation, seed)?
                 }
                 FinalWeights::Scratch => {
-                    let model = self.trials.run.model_of(result)?.model;
-                    let network = model.network();
-                    self.trials.fresh(id, purpose, network, recipes, with_validation, seed)?
+                    let network = self.trials.network(result)?;
+                    self.trials.fresh(id, purpose, &network, recipes, with_validation, seed)?
                 }
             });
         }
-        let results = self.dispatcher.carry_out(records)?;
+        let results = self.carry_out(records)?;
         let mut done: Vec<(TrialResult, &Candidate)> = results.into_iter().zip(&chosen).collect();
         // Where the validation images were trained on, the order that the search left stands.
         if !finals.with_validation {
@@ -436,10 +484,7 @@ impl<'a, 'd> Search<'a, 'd> {
         let worth = |compute: f64, of: &Candidate| {
             ((compute / of.result.macs.max(1) as f64).round() as usize).max(1)
         };
-        let network = |of: &Candidate| -> anyhow::Result<Network> {
-            Ok(trials.run.model_of(&of.result)?.model.network().clone())
-        };
-        let (start, best) = (network(first)?, network(winner)?);
+        let (start, best) = (trials.network(&first.result)?, trials.network(&winner.result)?);
         let (as_long, as_dear) = (Purpose::StartLonger, Purpose::StartCompute);
         let mut asked = Vec::new();
         match finals.weights {
@@ -489,7 +534,7 @@ impl<'a, 'd> Search<'a, 'd> {
             }
         }
         let (records, epochs): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-        let results = self.dispatcher.carry_out(records)?.into_iter().zip(epochs);
+        let results = self.carry_out(records)?.into_iter().zip(epochs);
         Ok(results.filter(|(result, _)| result.is_trained()).collect())
     }
 
@@ -499,13 +544,13 @@ impl<'a, 'd> Search<'a, 'd> {
         let chosen: Vec<&Candidate> = children.take(self.plan.finals.ranked).collect();
         let mut records = Vec::new();
         for (rank, candidate) in chosen.iter().enumerate() {
-            let network = self.trials.run.model_of(&candidate.result)?.model.network().clone();
+            let network = self.trials.network(&candidate.result)?;
             let recipes = vec![Recipe { epochs: candidate.epochs, ..self.plan.start.clone() }];
             let seed = self.rng.split("ranked").split_index(rank as u64).seed();
             let (id, purpose) = (TrialId(first_id.0 + rank as u32), Purpose::Ranked);
             records.push(self.trials.fresh(id, purpose, &network, recipes, false, seed)?);
         }
-        let results = self.dispatcher.carry_out(records)?;
+        let results = self.carry_out(records)?;
         let rank = |(candidate, result): (&Candidate, TrialResult)| {
             let (inherited, scratch) = (candidate.score?, result.accuracy()?);
             Some(Rank { trial: candidate.result.trial, inherited, scratch })
@@ -537,6 +582,10 @@ fn repeat(run: &Run, trial: &Trial, same: TrialId) -> anyhow::Result<Option<Tria
 }
 
 impl Trials<'_> {
+    fn network(&self, result: &TrialResult) -> anyhow::Result<Network> {
+        self.run.network(result.trial, self.transforms)
+    }
+
     fn fresh(
         &self,
         trial: TrialId,
@@ -560,7 +609,7 @@ impl Trials<'_> {
         with_validation: bool,
         seed: u64,
     ) -> anyhow::Result<TrialRecord> {
-        let network = self.run.model_of(parent)?.model.network().clone();
+        let network = self.network(parent)?;
         let origin = grown(parent, Vec::new(), &recipes)?;
         self.record(trial, purpose, origin, &network, recipes, with_validation, seed)
     }

@@ -64,7 +64,7 @@ impl Status {
         };
         // Asked first, so that a run that ends meanwhile isn't taken for one that stopped.
         let coordinator = run.holder();
-        let results = run.results()?;
+        let listing = run.listing()?;
         let report: Option<Report> = run.report()?;
         let finals = schedule.as_ref().map(|(_, schedule)| schedule.finals);
         let finished =
@@ -75,10 +75,7 @@ impl Status {
             (None, false) => State::Stopped,
         };
         let mut under_way = Vec::new();
-        for trial in run.begun()? {
-            if results.iter().any(|result| result.trial == trial) {
-                continue;
-            }
+        for trial in listing.unfinished().iter().copied() {
             let attempts = run.attempts(trial);
             let last = attempts.last();
             let endings = attempts.iter().filter_map(|attempt| attempt.ending().ok()?);
@@ -90,18 +87,14 @@ impl Status {
                 endings: endings.map(|ending| ending.why).collect(),
             });
         }
-        let measured = results
-            .iter()
-            .filter(|result| result.accuracy().is_some() && result.purpose.is_candidate());
-        let best = measured.min_by(|a, b| a.compare(b)).cloned();
         Ok(Status {
             run: run.root().display().to_string(),
             state,
             coordinator,
-            done: results.len(),
+            done: listing.count(),
             planned: schedule.as_ref().map(|(plan, schedule)| schedule.trials(plan)),
-            failed: results.iter().filter(|result| !result.ending.has_model()).count(),
-            best,
+            failed: listing.failed()?,
+            best: listing.best()?,
             under_way,
             seconds: run.seconds(),
             deadline: schedule.and_then(|(_, schedule)| schedule.deadline),

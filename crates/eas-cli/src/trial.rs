@@ -1,6 +1,7 @@
 //! One trial, carried out in this process: the child built from its parent, certified, calibrated,
 //! trained, kept, published. What was interrupted goes on from its newest checkpoint.
 
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ struct Work<'a> {
     beat: Heartbeat,
     beaten: Instant,
     kept: Instant,
+    /// Held from the moment on that it brings objects until its result names them.
+    publishing: Option<File>,
 }
 
 /// What the training begins with, or goes on from.
@@ -72,6 +75,7 @@ impl Workshop<'_> {
             beat: Heartbeat::default(),
             beaten: now,
             kept: now,
+            publishing: None,
         };
         attempt.beat(&work.beat)?;
         let (parent, network) = self.parent(record)?;
@@ -293,6 +297,7 @@ impl Workshop<'_> {
             position = Position::default();
         }
         failpoint("trial.trained");
+        work.publishing = Some(self.run.publishing()?);
         let model = Some(self.run.keep_model(work.attempt, &saved(model, self.data)?)?);
         let momentum = match record.keep_momentum {
             true => Some(self.run.keep_momentum(work.attempt, &momentum)?),

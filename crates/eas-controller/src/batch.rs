@@ -77,8 +77,8 @@ enum Source {
     Training,
     /// Another member of the batch, by its place.
     Twin(usize),
-    /// A trial of an earlier batch.
-    Earlier(Box<Trial>),
+    /// A trial of an earlier batch, which may still be under way.
+    Earlier,
 }
 
 impl<'a> Batch<'a> {
@@ -88,7 +88,6 @@ impl<'a> Batch<'a> {
         first: TrialId,
         proposals: Vec<Proposal>,
         stream: &Rng,
-        earlier: &[Trial],
         known: &mut Known,
     ) -> anyhow::Result<Self> {
         let mut members: Vec<Member> = Vec::new();
@@ -100,9 +99,7 @@ impl<'a> Batch<'a> {
             let source = match stage.repeat {
                 Repeat::Reuse if first != id => {
                     let twin = members.iter().position(|member| member.id == first);
-                    let trial = earlier.iter().find(|trial| trial.first == first).cloned();
-                    let before = trial.map(|trial| Source::Earlier(Box::new(trial)));
-                    twin.map(Source::Twin).or(before).unwrap_or(Source::Training)
+                    twin.map_or(Source::Earlier, Source::Twin)
                 }
                 Repeat::Reuse | Repeat::Retrain => Source::Training,
             };
@@ -153,15 +150,15 @@ impl<'a> Batch<'a> {
     }
 
     /// Records an outcome.
-    pub(crate) fn end(&mut self, outcome: Outcome) {
+    pub(crate) fn end(&mut self, outcome: &Outcome) {
         let own = |member: &&mut Member| member.waiting && member.id == outcome.trial;
         let Some(member) = self.members.iter_mut().find(own) else { return };
         member.waiting = false;
-        match outcome.ending {
-            Ending::Stopped { epochs, accuracy } if epochs < self.stage.epochs => {
-                member.reached.push(accuracy);
+        match &outcome.ending {
+            Ending::Stopped { epochs, accuracy } if *epochs < self.stage.epochs => {
+                member.reached.push(*accuracy);
             }
-            ending => member.ending = Some(ending),
+            ending => member.ending = Some(ending.clone()),
         }
     }
 
@@ -179,15 +176,16 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The trials of which it is known what becomes of them, with what they say of their networks.
-    pub(crate) fn conclude(mut self, known: &mut Known) -> Vec<Trial> {
+    /// The trials of which it is known what becomes of them, with what they say of their networks;
+    /// `earlier` are those of the batches before.
+    pub(crate) fn conclude(mut self, earlier: &[Trial], known: &mut Known) -> Vec<Trial> {
         self.measure();
         for member in &self.members {
             if let Some(results) = known.measured(member) {
                 results.extend(member.measured);
             }
         }
-        (0..self.members.len()).filter_map(|place| self.trial(place, known)).collect()
+        (0..self.members.len()).filter_map(|place| self.trial(place, earlier, known)).collect()
     }
 
     /// Says what each training measured. A child that was stopped is given what those that went on from
@@ -214,7 +212,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn trial(&self, place: usize, known: &mut Known) -> Option<Trial> {
+    fn trial(&self, place: usize, earlier: &[Trial], known: &mut Known) -> Option<Trial> {
         let member = &self.members[place];
         let own = |result: Trial| Trial { id: member.id, steps: member.steps.clone(), ..result };
         match &member.source {
@@ -234,12 +232,13 @@ impl<'a> Batch<'a> {
                 })
             }
             Source::Twin(twin) => {
-                let twin = self.trial(*twin, known)?;
+                let twin = self.trial(*twin, earlier, known)?;
                 Some(own(Trial { same_as: Some(twin.id), ..twin }))
             }
-            Source::Earlier(trial) => {
+            Source::Earlier => {
+                let trial = earlier.iter().find(|trial| trial.first == member.first)?;
                 let same_as = trial.same_as.or(Some(trial.id));
-                Some(own(Trial { same_as, ..trial.as_ref().clone() }))
+                Some(own(Trial { same_as, ..trial.clone() }))
             }
         }
     }

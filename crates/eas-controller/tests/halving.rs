@@ -58,11 +58,12 @@ fn run(
     trainer: &mut Trainer,
     halving: Halving,
     repeat: Repeat,
+    lag: usize,
 ) -> Vec<Trial> {
     let setting = Setting::new("preset = 'small'", &["deepen x1"]);
     let (networks, parent) = (6, TrialId(0));
     let first_trials = (0..4).map(|batch| TrialId(1 + 20 * batch)).collect();
-    let stage = Batches { parent, first_trials, networks, epochs: EPOCHS, halving, repeat };
+    let stage = Batches { parent, first_trials, networks, lag, epochs: EPOCHS, halving, repeat };
     let rng = Rng::new(5);
     let (trials, reason) =
         search(&setting.scope(), &stage, controller, trainer, &rng, &mut |_| Ok(())).unwrap();
@@ -76,14 +77,19 @@ fn halving() -> Halving {
 
 #[test]
 fn every_controller_halves_and_no_order_of_outcomes_matters() {
-    for repeat in [Repeat::Reuse, Repeat::Retrain] {
+    for (repeat, lag) in
+        [(Repeat::Reuse, 0), (Repeat::Reuse, 2), (Repeat::Retrain, 0), (Repeat::Retrain, 1)]
+    {
         for ((name, mut one), (_, mut other)) in controllers().into_iter().zip(controllers()) {
             let mut trainer = Trainer::default();
-            let forwards = run(one.as_mut(), &mut trainer, halving(), repeat);
+            let forwards = run(one.as_mut(), &mut trainer, halving(), repeat, lag);
             let mut last_first = Trainer { last_first: true, ..Trainer::default() };
-            let backwards = run(other.as_mut(), &mut last_first, halving(), repeat);
-            assert_eq!(forwards, backwards, "{name}, {repeat:?}");
-            assert!(trainer.epochs <= 4 * halving().epochs(6, EPOCHS), "{name}, {repeat:?}");
+            let backwards = run(other.as_mut(), &mut last_first, halving(), repeat, lag);
+            assert_eq!(forwards, backwards, "{name}, {repeat:?}, lag {lag}");
+            assert!(
+                trainer.epochs <= 4 * halving().epochs(6, EPOCHS),
+                "{name}, {repeat:?}, lag {lag}"
+            );
         }
     }
 }
@@ -92,7 +98,7 @@ fn every_controller_halves_and_no_order_of_outcomes_matters() {
 fn the_best_are_trained_to_the_end_and_the_others_count_as_what_they_would_have_had() {
     let (halving, repeat) = (halving(), Repeat::Retrain);
     let mut trainer = Trainer::default();
-    let trials = run(&mut Random::default(), &mut trainer, halving.clone(), repeat);
+    let trials = run(&mut Random::default(), &mut trainer, halving.clone(), repeat, 0);
     assert_eq!(trainer.epochs, 4 * halving.epochs(6, EPOCHS));
     for batch in trials.chunks(6) {
         let at = |rung| {
@@ -120,7 +126,7 @@ fn the_best_are_trained_to_the_end_and_the_others_count_as_what_they_would_have_
 fn an_estimate_is_the_mean_of_all_that_a_network_measured() {
     for repeat in [Repeat::Reuse, Repeat::Retrain] {
         let trials =
-            run(&mut Random::default(), &mut Trainer::default(), Halving::default(), repeat);
+            run(&mut Random::default(), &mut Trainer::default(), Halving::default(), repeat, 0);
         let mut known: BTreeMap<TrialId, Vec<f64>> = BTreeMap::new();
         let mut again = 0;
         for batch in trials.chunks(6) {

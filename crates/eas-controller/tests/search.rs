@@ -47,7 +47,8 @@ impl Evaluator for Judge {
 #[derive(Debug, Default)]
 struct Watched {
     random: Random,
-    proposed: Vec<Proposal>,
+    /// Batches that were proposed, and how many were observed by then.
+    proposed: Vec<(Vec<Proposal>, usize)>,
     observed: usize,
 }
 
@@ -58,14 +59,15 @@ impl Controller for Watched {
         count: usize,
         rng: &Rng,
     ) -> anyhow::Result<Vec<Proposal>> {
-        self.proposed = self.random.propose(scope, count, rng)?;
-        Ok(self.proposed.clone())
+        let proposed = self.random.propose(scope, count, rng)?;
+        self.proposed.push((proposed.clone(), self.observed));
+        Ok(proposed)
     }
 
     fn observe(&mut self, _: &Scope<'_>, batch: &[Trial]) -> anyhow::Result<()> {
         let steps: Vec<_> = batch.iter().map(|trial| trial.steps.clone()).collect();
         let proposed: Vec<_> =
-            self.proposed.iter().map(|proposal| proposal.steps.clone()).collect();
+            self.proposed[self.observed].0.iter().map(|proposal| proposal.steps.clone()).collect();
         assert_eq!(steps, proposed, "a batch is observed whole, in the order proposed");
         self.observed += 1;
         Ok(())
@@ -75,22 +77,23 @@ impl Controller for Watched {
 /// A stage of batches of three, all of which are trained for one epoch.
 fn stage(first_trials: Vec<TrialId>) -> Batches {
     let (halving, repeat) = (Halving::default(), Repeat::Reuse);
-    Batches { parent: TrialId(0), first_trials, networks: 3, epochs: 1, halving, repeat }
+    let (parent, lag) = (TrialId(0), 0);
+    Batches { parent, first_trials, networks: 3, lag, epochs: 1, halving, repeat }
 }
 
 /// Runs a stage of small episodes, in which networks repeat, and checks its events.
-fn run(seed: u64, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
+fn run(seed: u64, lag: usize, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
     let setting = Setting::new("preset = 'small'", &["deepen x1"]);
     let scope = setting.scope();
     let first_trials = (0..5).map(|batch| TrialId(1 + 8 * batch)).collect();
-    let stage = Batches { networks: 8, ..stage(first_trials) };
+    let stage = Batches { networks: 8, lag, ..stage(first_trials) };
     let mut controller = Watched::default();
     let mut ended: BTreeMap<TrialId, Trial> = BTreeMap::new();
     let mut assigned = 0;
     let (trials, reason) =
         search(&scope, &stage, &mut controller, judge, &Rng::new(seed), &mut |event| {
             match event {
-                Event::Assigned(assignments) => assigned += assignments.len(),
+                Event::Assigned { assignments, .. } => assigned += assignments.len(),
                 Event::Ended(trial) => {
                     let before = ended.insert(trial.id, trial.clone());
                     assert!(before.is_none(), "trial {} ended twice", trial.id);
@@ -108,25 +111,28 @@ fn run(seed: u64, judge: &mut Judge) -> (Vec<Trial>, StopReason) {
     );
     if reason == StopReason::Finished {
         assert_eq!((trials.len(), controller.observed), (40, 5));
+        let known: Vec<usize> = controller.proposed.iter().map(|(_, known)| *known).collect();
+        let expected: Vec<usize> = (0..5).map(|batch: usize| batch.saturating_sub(lag)).collect();
+        assert_eq!(known, expected, "lag {lag}: what is known when a batch is proposed");
     }
     (trials, reason)
 }
 
 #[test]
 fn a_search_does_not_depend_on_which_trial_ends_first() {
-    for seed in 0..10 {
-        let forwards = run(seed, &mut Judge::default());
-        let backwards = run(seed, &mut Judge { last_first: true, ..Judge::default() });
-        assert_eq!(forwards, backwards, "seed {seed}");
-        assert_ne!(forwards, run(seed + 1, &mut Judge::default()));
+    for (seed, lag) in (0..10).flat_map(|seed| [(seed, 0), (seed, 2), (seed, 9)]) {
+        let forwards = run(seed, lag, &mut Judge::default());
+        let backwards = run(seed, lag, &mut Judge { last_first: true, ..Judge::default() });
+        assert_eq!(forwards, backwards, "seed {seed}, lag {lag}");
+        assert_ne!(forwards, run(seed + 1, lag, &mut Judge::default()));
     }
 }
 
 #[test]
 fn a_network_is_trained_once_and_its_repetitions_say_so() {
-    for seed in 0..10 {
+    for (seed, lag) in (0..10).flat_map(|seed| [(seed, 0), (seed, 1), (seed, 4)]) {
         let mut judge = Judge::default();
-        let (trials, _) = run(seed, &mut judge);
+        let (trials, _) = run(seed, lag, &mut judge);
         let mut first: BTreeMap<_, &Trial> = BTreeMap::new();
         for trial in &trials {
             match first.get(&trial.fingerprint) {
@@ -148,10 +154,12 @@ fn a_network_is_trained_once_and_its_repetitions_say_so() {
 
 #[test]
 fn a_stopped_search_keeps_what_is_done() {
-    for patience in [0, 1, 5, 9] {
-        let (all, _) = run(3, &mut Judge::default());
+    for (patience, lag) in
+        [0, 1, 5, 9].into_iter().flat_map(|patience| [(patience, 0), (patience, 1)])
+    {
+        let (all, _) = run(3, lag, &mut Judge::default());
         let judge = &mut Judge { patience: Some(patience), ..Judge::default() };
-        let (trials, reason) = run(3, judge);
+        let (trials, reason) = run(3, lag, judge);
         assert_eq!(reason, StopReason::Stopped);
         assert!(trials.len() >= patience, "{} trials of {patience} outcomes", trials.len());
         assert!(trials.iter().all(|trial| all.contains(trial)), "patience {patience}");

@@ -1,6 +1,7 @@
 //! The two registries, and the transforms chosen by a spec.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Context;
 use eas_ir::{DuplicatePlugin, Network, Plugin, Registry, Rng};
@@ -40,14 +41,14 @@ pub fn spaces() -> Result<Registry<dyn SearchSpace>, DuplicatePlugin> {
 }
 
 /// The transforms of a search, by name. Their order is that of their names, so that it depends on
-/// the spec alone and not on what is linked.
-#[derive(Debug, Default)]
-pub struct Transforms(BTreeMap<String, Box<dyn Transform>>);
+/// the spec alone and not on what is linked. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Transforms(Arc<BTreeMap<String, Box<dyn Transform>>>);
 
 impl Transforms {
     /// The transforms of these names.
     pub fn new(named: impl IntoIterator<Item = (String, Box<dyn Transform>)>) -> Self {
-        Transforms(named.into_iter().collect())
+        Transforms(Arc::new(named.into_iter().collect()))
     }
 
     /// Their names, in order.

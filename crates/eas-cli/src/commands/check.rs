@@ -11,6 +11,7 @@ use crate::exit;
 use crate::forecast::{Forecast, episodes, forecast};
 use crate::plan::FinalWeights;
 use crate::print;
+use crate::room;
 
 #[derive(Serialize)]
 struct Checked {
@@ -105,11 +106,20 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
         plan.finals.recipe.epochs,
     );
     if let Some(forecast) = &checked.forecast {
+        let free = room::free(&std::env::current_dir()?);
+        if free.is_some_and(|free| free < forecast.disk) {
+            print::note(&format!(
+                "warning: {} are free on this disk, and the run may take {}; store.size bounds it",
+                Bytes(free.unwrap_or(0)),
+                Bytes(forecast.disk)
+            ));
+        }
         text += &format!(
-            "forecast     about {} and {} of disk on this machine, from {:.0} images/s of the start \
+            "forecast     about {} and {} of disk on this machine ({} of it can't be collected), from {:.0} images/s of the start \
              network and {:.0} of a middling child ({} MACs); may be off by half\n",
             print::seconds(forecast.seconds),
             Bytes(forecast.disk),
+            Bytes(forecast.disk_needed),
             forecast.start_rate,
             forecast.child_rate,
             Count(forecast.child_macs),

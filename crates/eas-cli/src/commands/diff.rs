@@ -7,6 +7,7 @@ use eas_ir::{Cost, Count, Network, cost};
 use eas_transform::Step;
 use serde::Serialize;
 
+use super::search::network_of_trial;
 use super::{bad_input, lineage, network_of};
 use crate::args;
 use crate::difference::{Change, changes, text};
@@ -106,7 +107,7 @@ fn side_of(run: &Run, trial: TrialId) -> anyhow::Result<Side> {
             "trial {trial} has no network: it was not trained to its end"
         )));
     }
-    let network = run.model_of(&result)?.model.network().clone();
+    let network = network_of_trial(run, &result)?;
     let (root, words) = (run.root().display(), result.purpose.words());
     Ok(Side { name: format!("{root} trial {trial} ({words})"), network })
 }

@@ -1,8 +1,6 @@
 //! `eas lineage`: how a network came about.
 
-use std::collections::BTreeMap;
-
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use eas_controller::TrialId;
 
 use super::bad_input;
@@ -14,15 +12,13 @@ use crate::runs::{Run, TrialResult};
 
 pub(super) fn run(args: &args::Lineage) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
-    let results: BTreeMap<TrialId, TrialResult> =
-        run.results()?.into_iter().map(|result| (result.trial, result)).collect();
     let trial = match args.trial {
         Some(trial) => run.result(TrialId(trial)).map_err(bad_input)?.trial,
         None => best(&run)?,
     };
-    let line = ancestors(&results, trial);
+    let line = ancestors(&run, trial)?;
     if args.dot {
-        print::result(&dot(&results, &line));
+        print::result(&dot(&run.listing()?.results()?, &line));
     } else if args.json {
         print::json(&line);
     } else {
@@ -38,21 +34,28 @@ pub(super) fn best(run: &Run) -> anyhow::Result<TrialId> {
     {
         return Ok(row.trial);
     }
-    let results = run.results()?;
-    let candidates = results.iter().filter(|result| result.purpose.is_candidate());
-    let best = candidates.filter(|result| result.is_trained()).min_by(|a, b| a.compare(b));
+    let best = run.listing()?.best()?;
     best.map(|result| result.trial).context("no trial has been trained yet")
 }
 
 /// A trial's line, from the start network on.
-fn ancestors(results: &BTreeMap<TrialId, TrialResult>, trial: TrialId) -> Vec<&TrialResult> {
-    let parent = |result: &&TrialResult| result.parent.and_then(|parent| results.get(&parent));
-    let mut line: Vec<_> = std::iter::successors(results.get(&trial), parent).collect();
+fn ancestors(run: &Run, trial: TrialId) -> anyhow::Result<Vec<TrialResult>> {
+    let mut line: Vec<TrialResult> = Vec::new();
+    let mut next = Some(trial);
+    while let Some(trial) = next {
+        let Some(result) = run.published(trial)? else { break };
+        ensure!(
+            line.iter().all(|known| known.trial != trial),
+            "trial {trial} is among its own ancestors"
+        );
+        next = result.parent;
+        line.push(result);
+    }
     line.reverse();
-    line
+    Ok(line)
 }
 
-fn text(line: &[&TrialResult]) -> String {
+fn text(line: &[TrialResult]) -> String {
     let mut lines = Vec::new();
     for result in line {
         for (number, step) in result.steps.iter().enumerate().filter(|(_, step)| !step.is_empty()) {
@@ -65,12 +68,13 @@ fn text(line: &[&TrialResult]) -> String {
 }
 
 /// All trials as a graph in the language of Graphviz, this line drawn thick.
-fn dot(results: &BTreeMap<TrialId, TrialResult>, line: &[&TrialResult]) -> String {
+fn dot(results: &[TrialResult], line: &[TrialResult]) -> String {
     let thick = |result: &TrialResult| {
         if line.iter().any(|known| known.trial == result.trial) { ", penwidth=3" } else { "" }
     };
     let mut text = "digraph lineage {\n    node [shape=box];\n".to_owned();
-    for (trial, result) in results {
+    for result in results {
+        let trial = result.trial;
         let label = format!("{trial} {}\\n{}", result.purpose.words(), result.ending_words());
         text += &format!("    \"{trial}\" [label=\"{label}\"{}];\n", thick(result));
         if let Some(parent) = result.parent {

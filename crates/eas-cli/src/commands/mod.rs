@@ -5,10 +5,11 @@ mod check;
 mod compare;
 mod data;
 mod diff;
+mod gc;
 mod init;
 mod lineage;
 mod list;
-mod search;
+pub(crate) mod search;
 mod show;
 mod status;
 mod test;
@@ -31,6 +32,7 @@ use crate::args::{Args, Command, SpecArgs};
 use crate::exit;
 use crate::plan::{Named, Plan};
 use crate::print;
+use crate::room;
 use crate::runs::Damaged;
 use crate::spec::{SpecErrors, as_toml, read_plan};
 
@@ -51,6 +53,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Watch(args) => status::watch(&args),
         Command::Lineage(args) => lineage::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Gc(args) => gc::run(&args),
         Command::Trial(args) => trial::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Compare(args) => compare::run(&args),
@@ -85,6 +88,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             }
             let damaged = error.chain().any(|cause| cause.is::<Damaged>());
             match (damaged, input) {
+                _ if room::is_wanting(&error) => exit::NO_ROOM,
                 (true, _) => exit::DAMAGED,
                 (false, true) => exit::BAD_INPUT,
                 (false, false) => exit::FAILURE,

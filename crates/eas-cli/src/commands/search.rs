@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use anyhow::{Context, bail};
 use eas_controller::{Ending, TrialId};
-use eas_ir::{Network, Rng};
+use eas_ir::{Bytes, Network, Rng};
 use eas_train::{Split, TrainingData, split};
 use eas_transform::Problem;
 use serde::Serialize;
@@ -18,11 +18,13 @@ use crate::picture::{self, Picture};
 use crate::plan::{Plan, Workers};
 use crate::print::{self, Bar};
 use crate::report::{Reevaluated, Report};
-use crate::runs::{Build, Event, Lock, Purpose, Run, TrialResult};
+use crate::room;
+use crate::runs::{Build, Event, Gone, Lock, Purpose, Run, TrialResult};
 use crate::schedule::Schedule;
 use crate::search::{Found, Search};
 use crate::spec::read_plan;
 use crate::stop;
+use crate::storage::Keeper;
 
 /// `eas search`.
 pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
@@ -31,7 +33,11 @@ pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
     let prepared = prepare(&plan)?;
     let root = args.run.clone().unwrap_or_else(|| Run::free_folder(&plan.name));
     let build = Build::current()?;
-    let run = Run::create(&root, &spec, &plan.text, &plan.directory, &build).map_err(bad_input)?;
+    let run = Run::create(&root, &spec, &plan.text, &plan.directory, &build);
+    let run = run.map_err(|error| match room::is_wanting(&error) {
+        true => error,
+        false => bad_input(error),
+    })?;
     let lock = run.lock()?;
     coordinate(&run, lock, plan, prepared, args.workers, args.json)
 }
@@ -45,6 +51,16 @@ pub(super) fn resume(args: &args::Resume) -> anyhow::Result<u8> {
     let lock = run.lock()?;
     let build = Build::current()?;
     let differences = run.build()?.differences(&build);
+    if differences.is_empty() && !run.keeps(&build)? {
+        if !args.accept_build {
+            return Err(bad_input(format!(
+                "{}: expected the program that build.json names, found another one, which is not run; \
+                 --accept-build puts this program in its place",
+                run.executable().display()
+            )));
+        }
+        run.keep_build(&build)?;
+    }
     if !differences.is_empty() {
         accept(&run, &build, differences, args.accept_build)?;
     }
@@ -75,10 +91,21 @@ fn extend(run: &Run, plan: &Plan, args: &args::Resume) -> anyhow::Result<()> {
         return Ok(());
     }
     let schedule = Schedule::new(plan, &run.events()?);
-    let begun = run.begun()?.last().map_or(0, |last| last.0 + 1);
+    let begun = run.begun()?.last().map_or(0, |last| last.0.saturating_add(1));
     let first_trial = TrialId(schedule.finals.0.max(begun));
     let deadline = args.extend_deadline.map(|more| run.seconds() + more.as_secs_f64());
     run.add_event(&Event::Extended { first_trial, batches, deadline })
+}
+
+/// The network of a trial: its model's, or where that was collected, what the records say.
+pub(super) fn network_of_trial(run: &Run, result: &TrialResult) -> anyhow::Result<Network> {
+    match run.model_of(result) {
+        Ok(saved) => Ok(saved.model.network().clone()),
+        Err(error) if error.is::<Gone>() => {
+            run.network(result.trial, &plan_of_run(run)?.transforms)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The plan of a run that was made before.
@@ -94,7 +121,7 @@ struct Summary {
 }
 
 /// The data, split, and the start network for them.
-pub(super) fn prepare(plan: &Plan) -> anyhow::Result<(TrainingData, Network)> {
+pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<(TrainingData, Network)> {
     let source = &plan.data.implementation;
     let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
     let known = source.describe(&plan.directory).map_err(wrong)?;
@@ -140,7 +167,7 @@ fn coordinate(
         data.validation.len(),
         run.root().display()
     ));
-    let done = run.results()?.len();
+    let done = run.listing()?.count();
     if done > 0 {
         print::note(&format!("{done} trials were done before"));
     }
@@ -151,10 +178,17 @@ fn coordinate(
     let mut dispatcher =
         Dispatcher::new(run, Some(&index), Some(Box::new(Local::default())), limits, bar)?;
     let digest = data.digest();
-    let found = Search::new(&mut plan, &schedule, run, &digest, &mut dispatcher).run(&start);
-    let seconds = dispatcher.close()?;
+    let (transforms, storage) = (plan.transforms.clone(), plan.storage);
+    let keeper = Keeper::new(run, storage, dispatcher.bar().clone());
+    let found = Search::new(&mut plan, &transforms, &schedule, run, &digest, &mut dispatcher)
+        .kept(keeper)
+        .run(&start);
+    let closed = dispatcher.close();
     let found = match found {
         Ok(found) => found,
+        Err(error) if room::is_wanting(&error) => {
+            return Err(error.context(wanted(run, &plan, &schedule)));
+        }
         Err(error) if error.is::<Interrupted>() => {
             print::note(&format!(
                 "Interrupted. The trials that were done are in {}: eas trials {0}. To go on: eas resume {0}",
@@ -164,8 +198,39 @@ fn coordinate(
         }
         Err(error) => return Err(error),
     };
-    let report = compare(run, &plan, &data, &schedule, &found, seconds)?;
+    let full = |error: anyhow::Error| match room::is_wanting(&error) {
+        true => error.context(wanted(run, &plan, &schedule)),
+        false => error,
+    };
+    let report = closed
+        .and_then(|seconds| compare(run, &plan, &data, &schedule, &found, seconds))
+        .map_err(full)?;
     show(run, report, json)
+}
+
+/// What a run needs whose disk is full: how much, where, and how to go on.
+fn wanted(run: &Run, plan: &Plan, schedule: &Schedule) -> String {
+    let root = run.root();
+    let results = run.results().unwrap_or_default();
+    let sizes: Vec<u64> = results.iter().map(|result| run.bytes_of(result)).collect();
+    let trials = run.begun().unwrap_or_default();
+    let records = trials.iter().filter_map(|trial| run.record(*trial).ok());
+    // Until there is a model to be measured: values and momentum of four bytes.
+    let predicted = records.map(|record| 8 * record.parameters).max().unwrap_or(0);
+    let each = sizes.iter().copied().max().unwrap_or(0).max(predicted);
+    let left = schedule.trials(plan).saturating_sub(results.len()).max(1) as u64;
+    let stored: u64 = sizes.iter().sum();
+    // The store is kept within its size; a trial has two checkpoints besides, for a moment.
+    let objects = (left * each).min(plan.storage.size.saturating_sub(stored).max(each));
+    let needed = objects + 2 * each;
+    let free = room::free(root)
+        .map_or(String::new(), |free| format!("{} are free there, and ", Bytes(free)));
+    let root = root.display();
+    format!(
+        "the disk of {root} is full: {free}the {left} trials that are left may write {} more; make room, \
+         for example by eas gc {root} or a smaller store.size in {root}/plan.toml, then: eas resume {root}",
+        Bytes(needed)
+    )
 }
 
 /// The final comparison. The choice is made; only now are the test images opened.
@@ -234,11 +299,7 @@ fn show(run: &Run, report: Report, json: bool) -> anyhow::Result<u8> {
 /// Writes what happens to the run's log, as JSON lines.
 fn log_to(run: &Run) -> anyhow::Result<()> {
     let path = run.log();
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("can't write {}", path.display()))?;
+    let file = run.open_log().with_context(|| format!("can't write {}", path.display()))?;
     let subscriber = tracing_subscriber::fmt().json().with_writer(std::sync::Mutex::new(file));
     // A process has one log; a second run in it would go on with the first one's.
     let _ = tracing::subscriber::set_global_default(subscriber.finish());

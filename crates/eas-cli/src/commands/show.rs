@@ -8,13 +8,14 @@ use eas_controller::TrialId;
 use eas_ir::{Count, Network, SavedModel};
 use serde::Serialize;
 
+use super::search::network_of_trial;
 use super::{bad_input, lineage, network_of};
 use crate::args::{self, Drawing};
 use crate::exit;
 use crate::picture::{self, Block, Picture};
 use crate::print;
 use crate::report::{Reevaluated, Report};
-use crate::runs::{Purpose, Run, TrialResult};
+use crate::runs::{Gone, Purpose, Run, TrialResult};
 
 #[derive(Serialize)]
 struct Shown {
@@ -140,6 +141,13 @@ fn show_trial(run: &Run, trial: TrialId, args: &args::Show) -> anyhow::Result<St
             let classes = saved.metadata.classes;
             Ok(text + &show_network(saved.model.network(), classes, Some(result), args)?)
         }
+        Err(error) if error.is::<Gone>() => {
+            if !text.is_empty() {
+                text += "\nits weights were collected: nothing in the run needed them any more\n\n";
+            }
+            let network = network_of_trial(run, &result)?;
+            Ok(text + &show_network(&network, Vec::new(), Some(result), args)?)
+        }
         Err(_) if result.model.is_none() => match args.format() {
             Drawing::Text => Ok(text),
             Drawing::Json => json(&serde_json::json!({ "network": null, "result": result })),
@@ -207,7 +215,7 @@ struct ShownRun {
 fn show_run(run: &Run, args: &args::Show) -> anyhow::Result<String> {
     let drawing = || -> anyhow::Result<String> {
         let best = run.result(lineage::best(run)?)?;
-        show_network(run.model_of(&best)?.model.network(), Vec::new(), None, args)
+        show_network(&network_of_trial(run, &best)?, Vec::new(), None, args)
     };
     if let Drawing::Dot | Drawing::Svg = args.format() {
         return drawing();

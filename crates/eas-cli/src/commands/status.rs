@@ -1,5 +1,6 @@
 //! `eas status` and `eas watch`: how far a run has come.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::bad_input;
@@ -33,7 +34,7 @@ pub(super) fn watch(args: &args::Status) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
     let plan = plan_of_run(&run).ok();
     let screen = Screen::new();
-    let mut told = 0;
+    let mut told = BTreeSet::new();
     loop {
         let status = Status::of(&run, plan.as_ref())?;
         if args.json {
@@ -41,9 +42,12 @@ pub(super) fn watch(args: &args::Status) -> anyhow::Result<u8> {
         } else if screen.is_drawn() {
             screen.draw(&status.text());
         } else {
-            let results = run.results()?;
-            results.iter().skip(told).for_each(|result| print::result(&result.line()));
-            told = results.len();
+            let listing = run.listing()?;
+            let known = listing.trials();
+            for trial in known.difference(&told) {
+                print::result(&listing.result(*trial)?.line());
+            }
+            told = known;
         }
         if status.state != State::Running || stop::interrupted() {
             screen.keep();

@@ -1,16 +1,18 @@
 //! `eas trials`: every finished trial of a run.
 
+use std::collections::BTreeMap;
+
 use eas_ir::Count;
 
 use super::bad_input;
 use crate::args::{self, Format};
 use crate::exit;
 use crate::print;
-use crate::runs::{Run, TrialResult};
+use crate::runs::{Purpose, Run, TrialResult};
 
 pub(super) fn run(args: &args::Trials) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
-    let results = run.results()?;
+    let results = run.listing()?.results()?;
     match args.format() {
         Format::Json => print::json(&results),
         Format::Csv => print::result(&csv(&results)),
@@ -28,8 +30,13 @@ fn table(results: &[TrialResult]) -> String {
     let header =
         ["trial", "what", "parent", "validation", "parameters", "MACs", "depth", "time", "edits"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let mut children: BTreeMap<_, &TrialResult> = BTreeMap::new();
+    for child in results.iter().filter(|child| child.purpose == Purpose::Child) {
+        children.entry((child.parent, child.fingerprint.as_str())).or_insert(child);
+    }
     for result in results {
-        let child = results.iter().find(|child| result.reevaluates(child));
+        let child = children.get(&(result.parent, result.fingerprint.as_str()));
+        let child = child.filter(|child| result.reevaluates(child));
         let again = match (result.same_as, child) {
             (Some(same), _) => format!(" (cached: {same})"),
             (None, Some(child)) => format!(" ({} again)", child.trial),

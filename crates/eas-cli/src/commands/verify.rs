@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use eas_controller::TrialId;
 use eas_train::{TrainingData, accuracy};
+use eas_transform::Transforms;
 use serde::Serialize;
 
 use super::bad_input;
@@ -26,6 +27,10 @@ struct Verified {
     run: String,
     /// Trials whose files were checked.
     trials: usize,
+    /// Models and momentum that were removed as nothing needed them.
+    collected: usize,
+    /// Trials whose results were taken back, to be trained again.
+    taken_back: Vec<TrialId>,
     /// Whether the decisions, made anew, came to the end of the run.
     finished: bool,
     /// The best network's accuracy as recorded, and as measured now.
@@ -42,22 +47,40 @@ struct Measured {
 
 pub(super) fn run(args: &args::Verify) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
-    if args.rebuild {
+    let mut taken_back = Vec::new();
+    if args.rebuild || args.repair {
         let _lock = run.lock()?;
-        run.rebuild_index()?;
+        if args.repair {
+            taken_back = run.repair()?;
+        }
+        let bar = Bar::new(0);
+        bar.message("trials into the index");
+        run.rebuild_index(&mut |done, all| {
+            bar.set_length(all as u64);
+            bar.advance(u64::from(done > 0));
+        })?;
+        bar.finish();
     }
     let run = run.reading();
     let mut problems = Vec::new();
+    let mut plan = plan_of_run(&run)?;
     let trials = run.begun()?;
+    let mut collected = 0;
+    let bar = Bar::new(trials.len() as u64);
+    bar.message("trials");
     for trial in &trials {
-        problems.extend(check_trial(&run, *trial).err().map(|e| format!("trial {trial}: {e:#}")));
+        bar.advance(1);
+        match check_trial(&run, *trial, &plan.transforms) {
+            Ok(gone) => collected += gone,
+            Err(error) => problems.push(format!("trial {trial}: {error:#}")),
+        }
     }
+    bar.finish();
     match run.index_is_right() {
         Ok(Some(false)) => problems.push("index.sqlite differs from the trials".to_owned()),
         Ok(Some(true) | None) => {}
         Err(error) => problems.push(format!("index.sqlite: {error:#}")),
     }
-    let mut plan = plan_of_run(&run)?;
     let (data, start) = prepare(&plan)?;
     let replayed = replay(&run, &mut plan, &data, &start);
     let mut finished = false;
@@ -82,6 +105,8 @@ pub(super) fn run(args: &args::Verify) -> anyhow::Result<u8> {
     let verified = Verified {
         run: run.root().display().to_string(),
         trials: trials.len(),
+        collected,
+        taken_back,
         finished,
         best,
         problems,
@@ -97,6 +122,16 @@ pub(super) fn run(args: &args::Verify) -> anyhow::Result<u8> {
 impl Verified {
     fn text(&self) -> String {
         let mut lines = vec![format!("{}: {} trials checked", self.run, self.trials)];
+        if self.collected > 0 {
+            let collected = self.collected;
+            lines
+                .push(format!("{collected} models and momenta were collected: nothing needs them"));
+        }
+        if !self.taken_back.is_empty() {
+            let trials: Vec<String> = self.taken_back.iter().map(ToString::to_string).collect();
+            let (trials, run) = (trials.join(", "), &self.run);
+            lines.push(format!("taken back: trials {trials}; eas resume {run} trains them again"));
+        }
         lines.push(match self.finished {
             true => "the decisions, made anew, are those of the run".to_owned(),
             false => "the decisions were made anew as far as the run has come".to_owned(),
@@ -113,11 +148,11 @@ impl Verified {
     }
 }
 
-/// What a trial says of itself, and that its objects are whole.
-fn check_trial(run: &Run, trial: TrialId) -> anyhow::Result<()> {
+/// What a trial says of itself, and that its objects are whole; how many were collected.
+fn check_trial(run: &Run, trial: TrialId, transforms: &Transforms) -> anyhow::Result<usize> {
     let record = run.record(trial)?;
     ensure!(record.trial == trial, "expected trial {trial} in trial.json, found {}", record.trial);
-    let Some(result) = run.published(trial)? else { return Ok(()) };
+    let Some(result) = run.published(trial)? else { return Ok(0) };
     let own = record.ended(result.ending.clone(), result.attempt, result.seconds);
     let expected = TrialResult {
         same_as: result.same_as,
@@ -134,15 +169,22 @@ fn check_trial(run: &Run, trial: TrialId) -> anyhow::Result<()> {
         result.ending.has_model() == result.model.is_some(),
         "expected a model of a trained trial alone"
     );
+    let mut collected = 0;
     if let Some(digest) = result.model {
-        let fingerprint = run.model(digest)?.model.network().fingerprint().to_string();
-        let expected = &result.fingerprint;
-        ensure!(&fingerprint == expected, "expected network {expected}, found {fingerprint}");
+        let network = match run.is_collected(digest) {
+            true => run.network(trial, transforms)?,
+            false => run.model(digest)?.model.network().clone(),
+        };
+        collected += usize::from(run.is_collected(digest));
+        let (expected, found) = (&result.fingerprint, network.fingerprint().to_string());
+        ensure!(&found == expected, "expected network {expected}, found {found}");
     }
-    if let Some(digest) = result.momentum {
-        run.momentum(digest)?;
+    match result.momentum {
+        Some(digest) if run.is_collected(digest) => collected += 1,
+        Some(digest) => drop(run.momentum(digest)?),
+        None => {}
     }
-    Ok(())
+    Ok(collected)
 }
 
 /// Makes every decision of the run anew; returns the network that it comes to.
@@ -155,7 +197,9 @@ fn replay(
     let schedule = Schedule::new(plan, &run.events()?);
     let digest = data.digest();
     let mut dispatcher = Dispatcher::new(run, None, None, plan.running, Bar::silent())?;
-    let found = Search::new(plan, &schedule, run, &digest, &mut dispatcher).run(start)?;
+    let transforms = plan.transforms.clone();
+    let found =
+        Search::new(plan, &transforms, &schedule, run, &digest, &mut dispatcher).run(start)?;
     if let Some(report) = run.report::<Report>()?
         && report.finals == schedule.finals
     {

@@ -78,6 +78,9 @@ pub(super) fn judge(
     match (cancelled, exit) {
         (Some(Reason::Stopped), _) => (AttemptEnd::Stopped, "asked to stop".to_owned()),
         (Some(Reason::TooLong), _) => (AttemptEnd::Stopped, "it took too long".to_owned()),
+        (None, Some(Exit::Code(exit::NO_ROOM))) => {
+            (AttemptEnd::Stopped, "the disk was full".to_owned())
+        }
         (Some(Reason::Silent), _) => {
             let silence = humantime::format_duration(silence);
             (AttemptEnd::Lost, format!("no progress for {silence}"))

@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod conformance;
 mod local;
+#[cfg(test)]
+mod simulated;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

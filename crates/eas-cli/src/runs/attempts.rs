@@ -11,8 +11,8 @@ use eas_transform::Certificate;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Run, read_json, write, write_unsynced};
-use crate::failpoint::failpoint;
+use super::{Run, check_plain, read_json, write, write_unsynced};
+use crate::failpoint::{failpoint, writing};
 
 /// Bytes of a log that an ending quotes.
 const TAIL: u64 = 2000;
@@ -98,10 +98,9 @@ impl Attempt {
     pub(crate) fn epoch(&self, epoch: &EpochRecord) -> anyhow::Result<()> {
         let path = self.folder.join("epochs.jsonl");
         let line = serde_json::to_string(epoch)? + "\n";
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
+        writing(&path)
+            .and_then(|()| check_plain(&path))
+            .and_then(|()| OpenOptions::new().create(true).append(true).open(&path))
             .and_then(|mut file| file.write_all(line.as_bytes()))
             .with_context(|| format!("can't write {}", path.display()))
     }
@@ -183,7 +182,8 @@ impl Attempt {
         for entry in entries {
             let path = entry.path();
             // What can't be removed only takes space.
-            let _ = if path.is_dir() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let _ = if is_folder {
                 fs::remove_dir_all(&path)
             } else if entry.file_name().to_string_lossy().starts_with("checkpoint-") {
                 fs::remove_file(&path)
@@ -209,6 +209,7 @@ impl Run {
 }
 
 fn read_checkpoint(path: &Path, network: &Network) -> anyhow::Result<Checkpoint> {
+    check_plain(path)?;
     let bytes = fs::read(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let digest = blake3::hash(&bytes).to_hex();

@@ -1,7 +1,6 @@
 //! Which program made a run: resuming with another one may not give the same results.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
 use anyhow::Context;
 use eas_controller::controllers;
@@ -25,17 +24,14 @@ impl Build {
     /// This program.
     pub(crate) fn current() -> anyhow::Result<Self> {
         let path = std::env::current_exe().context("can't tell where this program is")?;
-        let mut hasher = blake3::Hasher::new();
-        File::open(&path)
-            .and_then(|file| hasher.update_reader(file).map(|_| ()))
-            .with_context(|| format!("can't read {}", path.display()))?;
+        let executable = Digest::of_file(&path)?;
         let mut plugins = BTreeMap::new();
         declared(&transforms()?, &mut plugins);
         declared(&spaces()?, &mut plugins);
         declared(&controllers()?, &mut plugins);
         declared(&data_sets()?, &mut plugins);
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Build { version, executable: Digest(hasher.finalize()), plugins })
+        Ok(Build { version, executable, plugins })
     }
 
     /// What is different in another program, in words; nothing where it is the same.

@@ -1,14 +1,28 @@
 //! Names of contents.
 
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
 use std::str::FromStr;
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 /// The BLAKE3 digest of some content, in hexadecimal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(crate) struct Digest(pub(super) blake3::Hash);
+
+impl Digest {
+    /// Of a file's bytes.
+    pub(super) fn of_file(path: &Path) -> anyhow::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        File::open(path)
+            .and_then(|file| hasher.update_reader(file).map(|_| ()))
+            .with_context(|| format!("can't read {}", path.display()))?;
+        Ok(Digest(hasher.finalize()))
+    }
+}
 
 impl fmt::Display for Digest {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,12 +1,18 @@
 //! What a clock or a person forced upon a run, in order: replayed as inputs when it is resumed.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use eas_controller::TrialId;
 use serde::{Deserialize, Serialize};
+
+use super::{check_plain, read_bounded};
+use crate::failpoint::writing;
+
+/// Batches that all extensions of a run may add.
+const MOST_BATCHES: usize = 1_000_000;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +39,8 @@ pub(crate) enum Event {
 pub(super) fn append(path: &Path, event: &Event) -> anyhow::Result<()> {
     let line = serde_json::to_string(event)? + "\n";
     let add = || -> std::io::Result<()> {
+        writing(path)?;
+        check_plain(path)?;
         let mut file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
         let mut text = Vec::new();
@@ -48,17 +56,23 @@ pub(super) fn append(path: &Path, event: &Event) -> anyhow::Result<()> {
 
 /// Every whole line.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Event>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
-    };
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = String::from_utf8(read_bounded(path)?)
+        .with_context(|| format!("{}: damaged", path.display()))?;
+    let mut batches = 0usize;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let lines = whole.lines().enumerate();
     lines
         .map(|(number, line)| {
-            serde_json::from_str(line)
-                .with_context(|| format!("{}:{}: damaged", path.display(), number + 1))
+            let place = || format!("{}:{}: damaged", path.display(), number + 1);
+            let event = serde_json::from_str(line).with_context(place)?;
+            if let Event::Extended { batches: more, .. } = event {
+                batches = batches.saturating_add(more);
+                ensure!(batches <= MOST_BATCHES, "{}: too many batches", place());
+            }
+            Ok(event)
         })
         .collect()
 }

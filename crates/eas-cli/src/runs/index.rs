@@ -1,26 +1,29 @@
-//! `index.sqlite`: the results as a table, for whoever would rather ask in SQL.
+//! `index.sqlite`: the results as a table, for whoever would rather ask in SQL, and for whoever looks on.
 //!
 //! It is written by the coordinator alone, as results come in, and can be made anew from the trials at
-//! any time, so it isn't synced and nothing here reads it but the check that it is right. It uses the
-//! rollback journal: on a network file system the other one isn't safe, and one writer gains nothing
-//! from it.
+//! any time, so it isn't synced, no decision depends on it, and one of another schema is made anew. It
+//! uses the rollback journal: on a network file system the other one isn't safe, and one writer gains
+//! nothing from it.
+//!
+//! A stranger's index is data: it is read without following links, and only where its schema is this
+//! one to the letter, without triggers or views.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
-use eas_controller::Ending;
-use rusqlite::{Connection, params};
+use anyhow::Context;
+use eas_controller::{Ending, TrialId};
+use rusqlite::{Connection, OpenFlags, params};
 
-use super::{Run, TrialResult};
+use super::{Purpose, Run, TrialResult};
 
-/// What makes a schema of the next version, from none on.
-const MIGRATIONS: [&str; 2] = [
-    "
+const SCHEMA: &str = "
     CREATE TABLE trial (
         trial INTEGER PRIMARY KEY,
         purpose TEXT NOT NULL,
         parent INTEGER,
         same_as INTEGER,
+        continues INTEGER,
         ending TEXT NOT NULL,
         why TEXT,
         accuracy REAL,
@@ -32,37 +35,48 @@ const MIGRATIONS: [&str; 2] = [
         model TEXT,
         edits TEXT NOT NULL,
         attempt INTEGER NOT NULL,
-        seconds REAL NOT NULL
+        seconds REAL NOT NULL,
+        result TEXT NOT NULL
     ) STRICT;
     CREATE INDEX trial_by_accuracy ON trial (accuracy);
-",
-    "ALTER TABLE trial ADD COLUMN continues INTEGER;",
-];
+    CREATE INDEX trial_by_model ON trial (model);
+";
 
 /// The index of a run.
 #[derive(Debug)]
 pub(crate) struct Index(Connection);
 
 impl Index {
-    /// Opens the index, makes it where there is none, and brings it up to this version's schema.
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        let connection = Connection::open(path)?;
+    /// Opens the index to write to it, and makes it where there is none.
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let connection = Connection::open_with_flags(path, flags)?;
         connection.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF;")?;
-        let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let version = version as usize;
-        ensure!(
-            version <= MIGRATIONS.len(),
-            "{}: expected schema {} or older, found {version}: a newer version of EAS wrote it",
-            path.display(),
-            MIGRATIONS.len()
-        );
-        for (number, migration) in MIGRATIONS.iter().enumerate().skip(version) {
-            let next = number + 1;
-            connection.execute_batch(&format!(
-                "BEGIN; {migration} PRAGMA user_version = {next}; COMMIT;"
-            ))?;
+        if schema(&connection)?.is_empty() {
+            connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
         }
+        Index(connection).checked(path)
+    }
+
+    /// Opens one to read it.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        Index(Connection::open_with_flags(path, flags)?).checked(path)
+    }
+
+    fn memory() -> anyhow::Result<Self> {
+        let connection = Connection::open_in_memory()?;
+        connection.execute_batch(SCHEMA)?;
         Ok(Index(connection))
+    }
+
+    fn checked(self, path: &Path) -> anyhow::Result<Self> {
+        let expected = schema(&Index::memory()?.0)?;
+        let same = schema(&self.0)? == expected;
+        anyhow::ensure!(same, "{}: another schema: another version wrote it", path.display());
+        Ok(self)
     }
 
     /// Adds a result, in place of what there was of this trial.
@@ -75,31 +89,79 @@ impl Index {
             Ending::Failed { why } => ("failed", Some(why.clone())),
         };
         let edits: Vec<String> = result.steps.iter().flatten().map(ToString::to_string).collect();
-        self.0.execute(
+        let mut put = self.0.prepare(
             "INSERT OR REPLACE INTO trial VALUES
              (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-              ?17)",
-            params![
-                result.trial.0,
-                result.purpose.words(),
-                result.parent.map(|trial| trial.0),
-                result.same_as.map(|trial| trial.0),
-                ending,
-                why,
-                result.accuracy_reached(),
-                result.epochs as i64,
-                result.parameters as i64,
-                result.macs as i64,
-                result.depth as i64,
-                result.fingerprint,
-                result.model.map(|digest| digest.to_string()),
-                edits.join(", "),
-                result.attempt,
-                result.seconds,
-                result.continues.map(|trial| trial.0),
-            ],
+              ?17, ?18)",
         )?;
+        put.execute(params![
+            result.trial.0,
+            result.purpose.words(),
+            result.parent.map(|trial| trial.0),
+            result.same_as.map(|trial| trial.0),
+            result.continues.map(|trial| trial.0),
+            ending,
+            why,
+            result.accuracy_reached(),
+            result.epochs as i64,
+            result.parameters as i64,
+            result.macs as i64,
+            result.depth as i64,
+            result.fingerprint,
+            result.model.map(|digest| digest.to_string()),
+            edits.join(", "),
+            result.attempt,
+            result.seconds,
+            serde_json::to_string(result)?,
+        ])?;
         Ok(())
+    }
+
+    /// Whether it has a trial.
+    pub(crate) fn has(&self, trial: TrialId) -> anyhow::Result<bool> {
+        let mut select = self.0.prepare("SELECT 1 FROM trial WHERE trial = ?1")?;
+        Ok(select.exists([trial.0])?)
+    }
+
+    /// The trials that it has.
+    pub(super) fn trials(&self) -> anyhow::Result<BTreeSet<TrialId>> {
+        let mut select = self.0.prepare("SELECT trial FROM trial")?;
+        let trials = select.query_map([], |row| Ok(TrialId(row.get(0)?)))?;
+        Ok(trials.collect::<Result<_, _>>()?)
+    }
+
+    /// How many came to no trained network.
+    pub(super) fn failed(&self) -> anyhow::Result<usize> {
+        let select = "SELECT count(*) FROM trial WHERE model IS NULL";
+        Ok(self.0.query_row(select, [], |row| row.get::<_, i64>(0))? as usize)
+    }
+
+    /// The best by validation accuracy, of those that the search goes on from or hands over.
+    pub(super) fn best(&self) -> anyhow::Result<Option<TrialId>> {
+        let mut select = self.0.prepare(
+            "SELECT trial, purpose FROM trial WHERE ending = 'trained' AND accuracy IS NOT NULL
+             ORDER BY accuracy DESC, trial",
+        )?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let words: String = row.get(1)?;
+            if Purpose::CANDIDATES.iter().any(|purpose| purpose.words() == words) {
+                return Ok(Some(TrialId(row.get(0)?)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every result, by trial.
+    pub(super) fn results(&self) -> anyhow::Result<Vec<TrialResult>> {
+        let mut select = self.0.prepare("SELECT result FROM trial ORDER BY trial")?;
+        let mut rows = select.query([])?;
+        let mut results = Vec::new();
+        while let Some(row) = rows.next()? {
+            let text = row.get_ref(0)?.as_str()?;
+            results.push(serde_json::from_str(text).context("index.sqlite: damaged")?);
+        }
+        Ok(results)
     }
 
     /// Every row, as text, by trial.
@@ -114,33 +176,47 @@ impl Index {
     }
 }
 
+/// All that a database consists of, in the words that made it.
+fn schema(connection: &Connection) -> anyhow::Result<Vec<String>> {
+    let mut select = connection.prepare(
+        "SELECT type || name || coalesce(sql, '') FROM sqlite_schema ORDER BY type, name",
+    )?;
+    let parts = select.query_map([], |row| row.get(0))?;
+    Ok(parts.collect::<Result<_, _>>()?)
+}
+
 impl Run {
-    fn index_path(&self) -> std::path::PathBuf {
+    pub(super) fn index_path(&self) -> std::path::PathBuf {
         self.root.join("index.sqlite")
     }
 
-    /// The index, to be written to; one that is damaged is made anew.
+    /// The index, to be written to; one that is damaged, or of another version, is made anew.
     pub(crate) fn index(&self) -> anyhow::Result<Index> {
         let path = self.index_path();
         match Index::open(&path) {
-            Err(error) if error.is::<rusqlite::Error>() => self
-                .rebuild_index()
+            Err(error) if !crate::room::is_wanting(&error) => self
+                .rebuild_index(&mut |_, _| ())
                 .with_context(|| format!("{}: {error}; it can't be made anew", path.display())),
             opened => opened,
         }
     }
 
-    /// Makes the index anew from the trials.
-    pub(crate) fn rebuild_index(&self) -> anyhow::Result<Index> {
+    /// Makes the index anew from the trials; tells how many of how many are in it.
+    pub(crate) fn rebuild_index(
+        &self,
+        tell: &mut dyn FnMut(usize, usize),
+    ) -> anyhow::Result<Index> {
         let path = self.index_path();
-        if path.exists() {
-            std::fs::remove_file(&path)
-                .with_context(|| format!("can't remove {}", path.display()))?;
+        for name in ["index.sqlite", "index.sqlite-journal", "index.sqlite-wal"] {
+            match std::fs::remove_file(self.root.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("can't remove {}", path.display()));
+                }
+                _ => {}
+            }
         }
         let index = Index::open(&path)?;
-        for result in self.results()? {
-            index.put(&result)?;
-        }
+        index.fill(self, tell)?;
         Ok(index)
     }
 
@@ -149,10 +225,20 @@ impl Run {
         if !self.index_path().exists() {
             return Ok(None);
         }
-        let expected = Index::open(Path::new(":memory:"))?;
-        for result in self.results()? {
-            expected.put(&result)?;
+        let expected = Index::memory()?;
+        expected.fill(self, &mut |_, _| ())?;
+        Ok(Some(Index::read(&self.index_path())?.rows()? == expected.rows()?))
+    }
+}
+
+impl Index {
+    fn fill(&self, run: &Run, tell: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+        let trials = run.begun()?;
+        self.0.execute_batch("BEGIN")?;
+        for (place, trial) in trials.iter().enumerate() {
+            run.published(*trial)?.map_or(Ok(()), |result| self.put(&result))?;
+            tell(place + 1, trials.len());
         }
-        Ok(Some(Index::open(&self.index_path())?.rows()? == expected.rows()?))
+        Ok(self.0.execute_batch("COMMIT")?)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use super::read_json;
+use super::{check_plain, read_json};
 
 /// Readers hold the lock for a moment to see whether it is free; a coordinator tries as often.
 const TRIES: u32 = 5;
@@ -31,12 +31,10 @@ pub(crate) struct Lock {
 
 impl Lock {
     pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
+        let options =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).clone();
+        let mut file = check_plain(path)
+            .and_then(|()| options.open(path))
             .with_context(|| format!("can't open {}", path.display()))?;
         for _ in 0..TRIES {
             match file.try_lock() {
@@ -64,6 +62,7 @@ impl Lock {
 
     /// Who coordinates the run now, if anybody does.
     pub(super) fn holder(path: &Path) -> Option<Holder> {
+        check_plain(path).ok()?;
         let file = File::open(path).ok()?;
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => read_json(path).ok(),

@@ -17,6 +17,7 @@
 //!                 result.json        published once, when all else is in place
 //!                 model              leads to the trained model in the store
 //!     store/ab/cdef…/        models and momentum, named by the digest of their bytes
+//!              cdef….collected/   the empty remains of one that nothing needed any more
 //!     best/                  the model that is handed over
 //!     report.json            the final comparison; says when the test images were opened
 //! ```
@@ -28,35 +29,44 @@ mod attempts;
 mod build;
 mod digest;
 mod events;
+mod garbage;
 mod index;
+mod listing;
 mod lock;
 mod records;
+mod repair;
 mod store;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use eas_controller::TrialId;
-use eas_ir::{SavedModel, Weights};
+use eas_ir::{Network, SavedModel, Weights};
+use eas_transform::{Transforms, grow_network};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use attempts::{Attempt, AttemptEnd, Checkpoint, Heartbeat, Progress};
 pub(crate) use build::Build;
 pub(crate) use digest::Digest;
 pub(crate) use events::Event;
+pub(crate) use garbage::{Amount, Collected, Reason};
 pub(crate) use index::Index;
 pub(crate) use lock::{Holder, Lock, host};
 pub(crate) use records::{Continued, Origin, Part, Purpose, Training, TrialRecord, TrialResult};
-pub(crate) use store::{Damaged, Store};
+pub(crate) use store::{Damaged, Gone, Store};
 
-use crate::failpoint::failpoint;
+use crate::failpoint::{failpoint, writing};
+use crate::room;
 
 /// The version of the run directory's layout.
 const FORMAT: u32 = 2;
 /// The longest JSON file that is read back.
 const LONGEST: u64 = 64 << 20;
+/// The longest file of momentum.
+const LONGEST_MOMENTUM: u64 = 16 << 30;
 
 /// `run.json`.
 #[derive(Serialize, Deserialize)]
@@ -108,14 +118,25 @@ impl Run {
             "{}: this already exists; name another folder with --run, or remove it",
             root.display()
         );
-        fs::create_dir_all(root.join("trials"))
-            .with_context(|| format!("can't make {}", root.display()))?;
         let run = Run {
             root: root.to_owned(),
             directory: absolute(directory)?,
             store: Store::new(root.join("store")),
             writable: true,
         };
+        run.write_new(spec, plan, build).inspect_err(|error| {
+            if room::is_wanting(error) {
+                // What isn't a run yet only takes room.
+                let _ = fs::remove_dir_all(root);
+            }
+        })?;
+        Ok(run)
+    }
+
+    fn write_new(&self, spec: &str, plan: &str, build: &Build) -> anyhow::Result<()> {
+        let (run, root) = (self, &self.root);
+        fs::create_dir_all(root.join("trials"))
+            .with_context(|| format!("can't make {}", root.display()))?;
         write(&run.root.join("spec.toml"), spec.as_bytes())?;
         write(&run.root.join("plan.toml"), plan.as_bytes())?;
         run.keep_build(build)?;
@@ -124,7 +145,7 @@ impl Run {
         let about = About { format: FORMAT, directory: run.directory.clone() };
         write(&run.root.join("run.json"), &serde_json::to_vec_pretty(&about)?)?;
         failpoint("run.created");
-        Ok(run)
+        Ok(())
     }
 
     /// The first free folder of a name: `runs/NAME`, `runs/NAME-2`, …
@@ -143,6 +164,9 @@ impl Run {
             "{}: expected a run: a folder with run.json and trials",
             root.display()
         );
+        for name in ["trials", "store", "bin"] {
+            check_folder(&root.join(name))?;
+        }
         let path = root.join("run.json");
         let about: About = read_json(&path)?;
         check_format(&path, about.format)?;
@@ -192,12 +216,21 @@ impl Run {
         let folder = self.root.join("bin");
         fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
         let fresh = folder.join(".eas.part");
+        let _ = fs::remove_file(&fresh);
         // A copy: a hard link would change with a program that is overwritten in place.
         let program = std::env::current_exe().context("can't tell where this program is")?;
-        fs::copy(&program, &fresh)
+        writing(&kept)
+            .and_then(|()| fs::copy(&program, &fresh))
             .and_then(|_| fs::rename(&fresh, &kept))
             .with_context(|| format!("can't copy {} to {}", program.display(), kept.display()))?;
         write(&self.root.join("build.json"), &serde_json::to_vec_pretty(build)?)
+    }
+
+    /// Whether the kept program is this one, to the byte: a stranger may have put another in its place.
+    pub(crate) fn keeps(&self, build: &Build) -> anyhow::Result<bool> {
+        let kept = self.executable();
+        let plain = kept.exists() && check_plain(&kept).is_ok();
+        Ok(plain && Digest::of_file(&kept)? == build.executable)
     }
 
     /// The program that made the run, or was accepted since.
@@ -241,6 +274,13 @@ impl Run {
         self.root.join("log.jsonl")
     }
 
+    /// The same, to be added to.
+    pub(crate) fn open_log(&self) -> std::io::Result<File> {
+        let path = self.log();
+        check_plain(&path)?;
+        File::options().create(true).append(true).open(&path)
+    }
+
     /// The folder of the model that is handed over.
     pub(crate) fn best(&self) -> PathBuf {
         self.root.join("best")
@@ -253,6 +293,8 @@ impl Run {
     /// Begins a trial: writes down what it is to do, or checks that this is what was written before.
     pub(crate) fn begin(&self, record: &TrialRecord) -> anyhow::Result<()> {
         let folder = self.trial(record.trial);
+        check_folder(&folder)?;
+        check_folder(&folder.join("attempts"))?;
         let path = folder.join("trial.json");
         if path.exists() {
             let known = self.record(record.trial)?;
@@ -284,16 +326,22 @@ impl Run {
 
     /// Every trial that was begun.
     pub(crate) fn begun(&self) -> anyhow::Result<Vec<TrialId>> {
+        let folders = self.trial_folders()?.into_iter();
+        Ok(folders.filter(|trial| self.trial(*trial).join("trial.json").exists()).collect())
+    }
+
+    /// The trials that have a folder.
+    fn trial_folders(&self) -> anyhow::Result<BTreeSet<TrialId>> {
         let folder = self.root.join("trials");
         let entries =
             fs::read_dir(&folder).with_context(|| format!("can't read {}", folder.display()))?;
-        let mut trials = Vec::new();
+        let mut trials = BTreeSet::new();
         for entry in entries {
-            let entry = entry?;
-            let trial = entry.file_name().to_str().and_then(|name| name.parse::<TrialId>().ok());
-            trials.extend(trial.filter(|_| entry.path().join("trial.json").exists()));
+            let name = entry?.file_name();
+            let trial = name.to_str().and_then(|name| name.parse::<TrialId>().ok());
+            // Another spelling of a number is no trial's folder.
+            trials.extend(trial.filter(|trial| trial.to_string().as_str() == name));
         }
-        trials.sort();
         Ok(trials)
     }
 
@@ -301,8 +349,9 @@ impl Run {
     pub(crate) fn attempts(&self, trial: TrialId) -> Vec<Attempt> {
         let folder = self.trial(trial).join("attempts");
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let mut numbers: Vec<u32> =
-            entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+            folders.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         numbers.sort_unstable();
         numbers.into_iter().map(|number| self.attempt(trial, number)).collect()
     }
@@ -315,7 +364,8 @@ impl Run {
 
     /// A new attempt at a trial.
     pub(crate) fn new_attempt(&self, trial: TrialId) -> anyhow::Result<Attempt> {
-        let number = self.attempts(trial).last().map_or(1, |last| last.number + 1);
+        let last = self.attempts(trial).last().map_or(0, |last| last.number);
+        let number = last.checked_add(1).context("no attempt has a higher number")?;
         let folder = self.trial(trial).join("attempts").join(number.to_string());
         fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
         Ok(Attempt::at(folder, number))
@@ -329,7 +379,7 @@ impl Run {
     ) -> anyhow::Result<Digest> {
         let aside = attempt.aside("model");
         model.save(&aside)?;
-        self.store.take(&aside)
+        self.take(&aside)
     }
 
     /// Takes momentum into the store.
@@ -343,7 +393,14 @@ impl Run {
         let tensors = momentum.iter().map(|(id, values)| (id.to_string(), values));
         let bytes = attempts::to_safetensors(tensors, None)?;
         write(&aside.join(MOMENTUM), &bytes)?;
-        self.store.take(&aside)
+        self.take(&aside)
+    }
+
+    fn take(&self, aside: &Path) -> anyhow::Result<Digest> {
+        self.store.take(aside).inspect_err(|_| {
+            // It only takes room; the error that stopped it matters more.
+            let _ = fs::remove_dir_all(aside);
+        })
     }
 
     /// A model of the store.
@@ -354,7 +411,7 @@ impl Run {
     /// Momentum of the store.
     pub(crate) fn momentum(&self, digest: Digest) -> anyhow::Result<Weights> {
         let path = self.store.get(digest)?.join(MOMENTUM);
-        let bytes = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
+        let bytes = read_within(&path, LONGEST_MOMENTUM)?;
         attempts::from_safetensors(&bytes, "").with_context(|| path.display().to_string())
     }
 
@@ -364,6 +421,41 @@ impl Run {
             format!("trial {} has no model: it was not trained to its end", result.trial)
         })?;
         self.model(digest)
+    }
+
+    /// The network that a trial trains, as the records have it: no weights are read.
+    pub(crate) fn network(
+        &self,
+        trial: TrialId,
+        transforms: &Transforms,
+    ) -> anyhow::Result<Network> {
+        let mut line = Vec::new();
+        let (mut next, mut seen) = (trial, BTreeSet::new());
+        loop {
+            // A trial that repeats another stands for that one's network.
+            let same = self.published(next)?.and_then(|result| result.same_as);
+            let at = same.unwrap_or(next);
+            ensure!(seen.insert(at), "trial {trial} is among its own ancestors");
+            match self.record(at)?.origin {
+                Origin::Fresh { network } => {
+                    let network = Network::from_toml(&network)
+                        .with_context(|| format!("trial {at}: trial.json: not a network"))?;
+                    let steps = line.into_iter().rev();
+                    return steps.into_iter().try_fold(network, |network, steps: Vec<_>| {
+                        grow_network(&network, &steps, transforms)
+                    });
+                }
+                Origin::Grown { parent, steps, .. } => {
+                    line.push(steps);
+                    next = parent;
+                }
+            }
+        }
+    }
+
+    /// As long as the value lives, objects are taken in and named in a result, and none is removed.
+    pub(crate) fn publishing(&self) -> anyhow::Result<File> {
+        self.store.publishing()
     }
 
     /// Publishes a trial's result: once, by a hard link, which fails where there is one already.
@@ -376,7 +468,7 @@ impl Run {
         write(&fresh, &serde_json::to_vec_pretty(result)?)?;
         let published = folder.join("result.json");
         failpoint("result.before");
-        let linked = fs::hard_link(&fresh, &published);
+        let linked = writing(Path::new("link")).and_then(|()| fs::hard_link(&fresh, &published));
         failpoint("result.linked");
         fs::remove_file(&fresh).with_context(|| format!("can't remove {}", fresh.display()))?;
         match linked {
@@ -394,7 +486,9 @@ impl Run {
     /// trial needs, and lets `model` lead to its model.
     pub(crate) fn settle(&self, result: &TrialResult) -> anyhow::Result<()> {
         self.attempts(result.trial).iter().for_each(Attempt::tidy);
-        let Some(digest) = result.model else { return Ok(()) };
+        let Some(digest) = result.model.filter(|model| !self.is_collected(*model)) else {
+            return Ok(());
+        };
         let link = self.trial(result.trial).join("model");
         let object = Path::new("../../store").join(Store::name(digest));
         match std::os::unix::fs::symlink(object, &link) {
@@ -500,21 +594,52 @@ fn write_with(path: &Path, bytes: &[u8], sync: bool) -> anyhow::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);
-    File::create(&part)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            if sync { file.sync_all() } else { Ok(()) }
-        })
-        .and_then(|()| fs::rename(&part, path))
-        .with_context(|| format!("can't write {}", path.display()))
+    let written = writing(path).and_then(|()| {
+        // What is there is torn, or a stranger's link.
+        let _ = fs::remove_file(&part);
+        let mut file = File::create_new(&part)?;
+        file.write_all(bytes)?;
+        if sync {
+            file.sync_all()?
+        }
+        fs::rename(&part, path)
+    });
+    if written.is_err() {
+        // What was written of it only takes room; the error that stopped it matters more.
+        let _ = fs::remove_file(&part);
+    }
+    written.with_context(|| format!("can't write {}", path.display()))
+}
+
+/// Refuses what stands in a file's place in a stranger's run: a link leads elsewhere, and a pipe has no
+/// end. That there is nothing is fine.
+fn check_plain(path: &Path) -> std::io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(about) if !about.is_file() => {
+            Err(std::io::Error::other("expected a file, found a link, a folder or a device"))
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The same where a folder should be.
+fn check_folder(path: &Path) -> anyhow::Result<()> {
+    ensure!(!path.is_symlink(), "{}: expected a folder, found a link", path.display());
+    Ok(())
 }
 
 fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
+    read_within(path, LONGEST)
+}
+
+fn read_within(path: &Path, longest: u64) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+    check_plain(path)
+        .and_then(|()| File::open(path))
+        .and_then(|file| file.take(longest + 1).read_to_end(&mut bytes))
         .with_context(|| format!("can't read {}", path.display()))?;
-    ensure!(bytes.len() as u64 <= LONGEST, "{}: longer than {LONGEST} bytes", path.display());
+    ensure!(bytes.len() as u64 <= longest, "{}: longer than {longest} bytes", path.display());
     Ok(bytes)
 }
 

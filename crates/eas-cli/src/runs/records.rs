@@ -39,18 +39,13 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether the search goes on from such a trial or hands it over, rather than comparing others with
-    /// it.
+    /// What the search goes on from or hands over, rather than comparing others with it.
+    pub(crate) const CANDIDATES: [Purpose; 4] =
+        [Purpose::Start, Purpose::Child, Purpose::Promoted, Purpose::Final];
+
+    /// Whether such a trial is one of those.
     pub(crate) fn is_candidate(self) -> bool {
-        match self {
-            Purpose::Start | Purpose::Child | Purpose::Promoted | Purpose::Final => true,
-            Purpose::Reevaluation
-            | Purpose::StartLonger
-            | Purpose::Scratch
-            | Purpose::StartCompute
-            | Purpose::ScratchCompute
-            | Purpose::Ranked => false,
-        }
+        Purpose::CANDIDATES.contains(&self)
     }
 
     /// What tables and reports call it.
@@ -161,8 +156,13 @@ impl TrialRecord {
     pub(crate) fn epochs(&self) -> usize {
         match &self.part {
             Some(part) => part.epochs.len(),
-            None => self.recipes.iter().map(|recipe| recipe.epochs).sum(),
+            None => self.whole(),
         }
+    }
+
+    /// Epochs of all its recipes; a stranger's may be beyond all numbers.
+    fn whole(&self) -> usize {
+        self.recipes.iter().fold(0, |sum, recipe| recipe.epochs.saturating_add(sum))
     }
 
     /// The epoch of its first recipe that it begins with.
@@ -177,7 +177,7 @@ impl TrialRecord {
 
     /// How it ends where nothing goes wrong.
     pub(crate) fn trained(&self, accuracy: Option<f64>) -> Ending {
-        let whole: usize = self.recipes.iter().map(|recipe| recipe.epochs).sum();
+        let whole = self.whole();
         let until = self.part.as_ref().map_or(whole, |part| part.epochs.end);
         match accuracy {
             Some(accuracy) if until < whole => Ending::Stopped { epochs: until, accuracy },

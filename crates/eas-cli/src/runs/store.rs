@@ -4,14 +4,16 @@
 //! changes, so equal contents are kept once, and whoever reads one can tell whether it is what was
 //! written.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::Digest;
-use crate::failpoint::failpoint;
+use super::{Digest, check_plain};
+use crate::failpoint::{failpoint, writing};
 
 /// An object whose bytes are not those that its name promises.
 #[derive(Debug)]
@@ -32,6 +34,18 @@ impl std::fmt::Display for Damaged {
 }
 
 impl std::error::Error for Damaged {}
+
+/// An object that was removed since nothing needed it.
+#[derive(Debug)]
+pub(crate) struct Gone(PathBuf);
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}: collected: nothing in the run needed it any more", self.0.display())
+    }
+}
+
+impl std::error::Error for Gone {}
 
 /// A store of a run.
 #[derive(Clone, Debug)]
@@ -54,6 +68,11 @@ impl Store {
         self.root.join(Self::name(digest))
     }
 
+    /// The empty folder that is left of an object that was collected.
+    fn remains(&self, digest: Digest) -> PathBuf {
+        self.object(digest).with_extension(REMAINS)
+    }
+
     /// Takes a folder in; it is gone from where it was.
     pub(crate) fn take(&self, folder: &Path) -> anyhow::Result<Digest> {
         let digest = digest_of(folder)?;
@@ -66,7 +85,7 @@ impl Store {
             fs::remove_dir_all(&object)
                 .with_context(|| format!("can't remove {}", object.display()))?;
         }
-        match fs::rename(folder, &object) {
+        match writing(folder).and_then(|()| fs::rename(folder, &object)) {
             // Someone else brought the same contents first.
             Err(_) if object.exists() => fs::remove_dir_all(folder)
                 .with_context(|| format!("can't remove {}", folder.display()))?,
@@ -83,10 +102,124 @@ impl Store {
     /// [`Damaged`], or an object that isn't there.
     pub(crate) fn get(&self, digest: Digest) -> anyhow::Result<PathBuf> {
         let object = self.object(digest);
+        ensure!(!self.is_collected(digest), Gone(object));
         ensure!(object.is_dir(), Damaged { object, found: "nothing".to_owned() });
         let found = digest_of(&object)?;
         ensure!(found == digest, Damaged { object, found: format!("those of {found}") });
         Ok(object)
+    }
+}
+
+impl Store {
+    /// As long as the value lives, objects are taken in and named in a result, and none is removed.
+    pub(crate) fn publishing(&self) -> anyhow::Result<File> {
+        let (path, file) = self.door()?;
+        file.lock_shared().with_context(|| format!("can't lock {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// As long as the value lives, no object is taken in; nothing where some are just then.
+    pub(super) fn alone(&self) -> anyhow::Result<Option<File>> {
+        let (path, file) = self.door()?;
+        for _ in 0..TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("can't lock {}", path.display()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn door(&self) -> anyhow::Result<(PathBuf, File)> {
+        let path = self.root.join("lock");
+        fs::create_dir_all(&self.root)
+            .and_then(|()| check_plain(&path))
+            .and_then(|()| OpenOptions::new().create(true).append(true).open(&path))
+            .with_context(|| format!("can't open {}", path.display()))
+            .map(|file| (path, file))
+    }
+
+    /// Every object, with its bytes.
+    pub(super) fn objects(&self) -> anyhow::Result<Vec<(Digest, u64)>> {
+        let mut objects = Vec::new();
+        for shelf in names(&self.root)? {
+            for rest in names(&self.root.join(&shelf))? {
+                if let Ok(digest) = format!("{shelf}{rest}").parse() {
+                    objects.push((digest, self.bytes(digest)?));
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Bytes of an object.
+    pub(super) fn bytes(&self, digest: Digest) -> anyhow::Result<u64> {
+        let object = self.object(digest);
+        let lengths = || -> io::Result<u64> {
+            fs::read_dir(&object)?.map(|file| Ok(file?.metadata()?.len())).sum()
+        };
+        lengths().with_context(|| format!("can't read {}", object.display()))
+    }
+
+    /// Removes an object, and leaves an empty folder that says so. That appears with the first step and
+    /// needs no room, so that no object is ever half there, and a full disk can be cleared.
+    pub(super) fn collect(&self, digest: Digest) -> anyhow::Result<()> {
+        let remains = self.remains(digest);
+        let remove = || -> io::Result<()> {
+            empty(&remains)?;
+            fs::rename(self.object(digest), &remains)?;
+            failpoint("collect.renamed");
+            empty(&remains)
+        };
+        remove().with_context(|| format!("can't remove {}", self.object(digest).display()))
+    }
+
+    /// Does what is left to do of collections that were interrupted.
+    pub(super) fn sweep(&self) -> anyhow::Result<()> {
+        for shelf in names(&self.root)? {
+            let shelf = self.root.join(shelf);
+            let remains = names(&shelf)?.into_iter().filter(|name| name.ends_with(REMAINS));
+            for path in remains.map(|name| shelf.join(name)) {
+                empty(&path).with_context(|| format!("can't remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an object was collected, and did not come back since.
+    pub(super) fn is_collected(&self, digest: Digest) -> bool {
+        self.remains(digest).is_dir() && !self.object(digest).exists()
+    }
+}
+
+/// What stands behind the name of an object that was collected.
+const REMAINS: &str = "collected";
+/// A trial publishes for a moment, and a collection waits as often.
+const TRIES: u32 = 100;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The names in a folder, none where it isn't one.
+fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
+    if !fs::symlink_metadata(folder).is_ok_and(|about| about.is_dir()) {
+        return Ok(Vec::new());
+    }
+    let read = || -> io::Result<Vec<OsString>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
+    };
+    let names = read().with_context(|| format!("can't read {}", folder.display()))?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// Removes the files of a folder that may not be there.
+fn empty(folder: &Path) -> io::Result<()> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(entries) => entries.into_iter().try_for_each(|entry| fs::remove_file(entry?.path())),
     }
 }
 
@@ -100,6 +233,7 @@ fn digest_of(folder: &Path) -> anyhow::Result<Digest> {
         files.sort();
         let mut hasher = blake3::Hasher::new();
         for name in files {
+            check_plain(&folder.join(&name))?;
             let file = File::open(folder.join(&name))?;
             let text = name.to_string_lossy();
             for number in [text.len() as u64, file.metadata()?.len()] {

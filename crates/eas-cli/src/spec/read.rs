@@ -15,11 +15,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::errors::{Problem, Source, SpecErrors, in_words, path_at, place_of, quoted_entry};
 use super::tables::{
-    DataKey, Duration, FINAL, FinalTable, ParentKey, RunTable, SCHEMA, START, StageTable, TOP,
-    WeightsKey, default_start,
+    DataKey, Duration, FINAL, FinalTable, ParentKey, RunTable, SCHEMA, START, StageTable,
+    StoreTable, TOP, WeightsKey, default_start,
 };
 use crate::plan::{
-    FinalWeights, Finals, Named, Plan, Promotion, Running, Saturation, Stage, StageParent,
+    FinalWeights, Finals, Named, Plan, Promotion, Running, Saturation, Stage, StageParent, Storage,
 };
 
 type Value<'a> = Spanned<DeValue<'a>>;
@@ -204,6 +204,8 @@ impl<'a> Reader<'a> {
         let stages = self.stages(&mut table, sound.then_some(chosen.as_slice()), child.epochs);
         let run =
             self.value::<RunTable>(&mut table, "run").map_or_else(RunTable::default, |run| run.0);
+        let store = self.value::<StoreTable>(&mut table, "store");
+        let store = store.map_or_else(StoreTable::default, |store| store.0);
 
         let (data, space, controller) = (data?, space?, controller?);
         self.check_start(&data, &space, child.batch, directory);
@@ -238,6 +240,7 @@ impl<'a> Reader<'a> {
                 ("child", toml::Table::try_from(&child).ok()?),
                 ("final", joined(&finals_keys, &finals.recipe)?),
                 ("run", toml::Table::try_from(&run).ok()?),
+                ("store", toml::Table::try_from(store).ok()?),
             ],
             &stages,
         )?;
@@ -246,6 +249,7 @@ impl<'a> Reader<'a> {
             .map(|stage| Stage {
                 batches: stage.batches,
                 networks: stage.networks,
+                lag: stage.lag,
                 actions: stage.actions,
                 parent: match stage.parent {
                     ParentKey::Start => StageParent::Start,
@@ -280,6 +284,7 @@ impl<'a> Reader<'a> {
                 retries: run.retries,
                 memory: run.memory.map(|Bytes(limit)| limit),
             },
+            storage: Storage { keep_best: store.keep_best, size: store.size.0 },
         })
     }
 

@@ -11,7 +11,7 @@ use crate::plan::{Promotion, Retries, Workers};
 pub(crate) const SCHEMA: u32 = 1;
 
 /// Keys at the top of a spec.
-pub(crate) const TOP: [&str; 12] = [
+pub(crate) const TOP: [&str; 13] = [
     "schema",
     "name",
     "seed",
@@ -24,6 +24,7 @@ pub(crate) const TOP: [&str; 12] = [
     "stage",
     "final",
     "run",
+    "store",
 ];
 
 /// A stage, as written.
@@ -34,6 +35,8 @@ pub(crate) struct StageTable {
     pub(crate) batches: usize,
     #[serde(default = "ten")]
     pub(crate) networks: usize,
+    #[serde(default)]
+    pub(crate) lag: usize,
     #[serde(default = "paper_actions")]
     pub(crate) actions: Vec<Action>,
     #[serde(default)]
@@ -139,6 +142,20 @@ impl Default for RunTable {
             retries: Retries::default(),
             memory: None,
         }
+    }
+}
+
+/// `[store]`: what is kept of models and momentum. Results don't depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StoreTable {
+    pub(crate) keep_best: usize,
+    pub(crate) size: Bytes,
+}
+
+impl Default for StoreTable {
+    fn default() -> Self {
+        StoreTable { keep_best: 5, size: Bytes(20 << 30) }
     }
 }
 

@@ -138,8 +138,8 @@ pub(crate) fn late_accuracy(
     let scope = setting.scope();
     let first_trials = (0..batches).map(|batch| TrialId((1 + NETWORKS * batch) as u32)).collect();
     let (halving, repeat) = (Halving::default(), Repeat::Reuse);
-    let (parent, networks) = (TrialId(0), NETWORKS);
-    let stage = Batches { parent, first_trials, networks, epochs: EPOCHS, halving, repeat };
+    let (parent, networks, lag) = (TrialId(0), NETWORKS, 0);
+    let stage = Batches { parent, first_trials, networks, lag, epochs: EPOCHS, halving, repeat };
     let mut evaluator = Lookup { landscape, waiting: Vec::new() };
     let rng = Rng::new(seed);
     let (trials, _) =

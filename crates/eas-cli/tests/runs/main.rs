@@ -1,6 +1,10 @@
 //! What a run survives: each test does something terrible to a search over made-up images, and compares
 //! what comes out with a search that nothing happened to.
 
+mod garbage;
+mod room;
+mod strangers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Time that any command here may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// The exit code of a damaged run.
 const DAMAGED: i32 = 4;
 

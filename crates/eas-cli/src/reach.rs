@@ -1,0 +1,119 @@
+//! Which trials' weights a search may still go on from: what a store must keep.
+//!
+//! Decisions need no weights: networks follow from the records. Weights are read by trials that train
+//! on from them, and by the final comparison.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use eas_controller::{Assignment, Ending, Repeat, Trial, TrialId};
+
+use crate::plan::{Plan, StageParent};
+
+/// What a search may still go on from, as it gets on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reach {
+    /// Networks that are known at the end of a stage, the best of which go on; the start network first.
+    ranking: Vec<TrialId>,
+    /// Children of the stage under way, or of the last one.
+    stage: BTreeMap<TrialId, Child>,
+    /// How many of those may go on; nothing where any may.
+    chosen: Option<usize>,
+    /// Whose children are being trained.
+    parent: Option<TrialId>,
+    /// The trials of each batch under way.
+    batches: BTreeMap<usize, BTreeSet<TrialId>>,
+    /// Whether a child that was stopped may be gone on from when it is proposed again.
+    stopped: bool,
+}
+
+/// A child, by what its network's first trial was called.
+#[derive(Clone, Copy, Debug)]
+struct Child {
+    /// Its best training.
+    trial: TrialId,
+    accuracy: f64,
+    parent: TrialId,
+    /// Its mean accuracy, where it has one.
+    score: Option<f64>,
+}
+
+impl Reach {
+    /// The start network, as far as it is trained.
+    pub(crate) fn start(&mut self, trial: TrialId) {
+        self.ranking = vec![trial];
+    }
+
+    /// The best at the end of a stage, besides the start network.
+    pub(crate) fn rank(&mut self, best: impl Iterator<Item = TrialId>) {
+        self.ranking.truncate(1);
+        self.ranking.extend(best);
+    }
+
+    /// A stage begins.
+    pub(crate) fn begin_stage(&mut self, plan: &Plan, number: usize) {
+        let stage = &plan.stages[number];
+        let promoted = if stage.promotion.seeds > 0 { stage.promotion.candidates } else { 1 };
+        self.stage.clear();
+        self.chosen = match stage.repeat {
+            Repeat::Reuse => Some(promoted.max(plan.finals.networks)),
+            // A mean may rise as long as its network is proposed again.
+            Repeat::Retrain => None,
+        };
+        // Within one part of a stage, what is proposed again is never gone on from.
+        let parts_follow = usize::from(stage.parent != StageParent::Frontier);
+        self.stopped = plan.stages[number + parts_follow..]
+            .iter()
+            .any(|stage| !stage.halving.rungs.is_empty() && stage.repeat == Repeat::Reuse);
+    }
+
+    /// This parent's children are trained from now on.
+    pub(crate) fn begin_part(&mut self, parent: TrialId) {
+        self.parent = Some(parent);
+        self.batches.clear();
+    }
+
+    /// Trials of a batch begin.
+    pub(crate) fn assign(&mut self, batch: usize, assignments: &[Assignment]) {
+        let trials = assignments.iter().map(|assigned| assigned.trial);
+        self.batches.entry(batch).or_default().extend(trials);
+    }
+
+    /// A batch is complete; returns its trials.
+    pub(crate) fn observe(&mut self, batch: usize) -> BTreeSet<TrialId> {
+        self.batches.remove(&batch).unwrap_or_default()
+    }
+
+    /// A child of the stage was trained to its end.
+    pub(crate) fn trained(&mut self, trial: &Trial) {
+        let accuracy = match trial.ending {
+            Ending::Trained { accuracy } => accuracy.unwrap_or(-1.0),
+            _ => return,
+        };
+        let (parent, score) = (trial.parent, trial.estimate);
+        let found = Child { trial: trial.id, accuracy, parent, score };
+        let known = self.stage.entry(trial.first).or_insert(found);
+        if accuracy > known.accuracy {
+            *known = found;
+        }
+        known.score = score;
+    }
+
+    /// The trials whose model and momentum may be gone on from.
+    pub(crate) fn trials(&self) -> BTreeSet<TrialId> {
+        let mut children: Vec<&Child> =
+            self.stage.values().filter(|child| child.score.is_some()).collect();
+        let score = |child: &Child| child.score.unwrap_or(-1.0);
+        children.sort_by(|a, b| score(b).total_cmp(&score(a)).then(a.trial.cmp(&b.trial)));
+        children.truncate(self.chosen.unwrap_or(usize::MAX));
+        // Those that are chosen are trained again from their parents.
+        let chosen = children.iter().flat_map(|child| [child.trial, child.parent]);
+        let batches = self.batches.values().flatten();
+        let known = self.ranking.iter().chain(&self.parent).chain(batches).copied();
+        known.chain(chosen).collect()
+    }
+
+    /// Whether a child of those that was stopped may be gone on from when it is proposed again.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stopped
+    }
+}

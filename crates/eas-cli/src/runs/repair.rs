@@ -1,0 +1,71 @@
+//! Damage that training again makes good.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+
+use anyhow::Context;
+use eas_controller::TrialId;
+
+use super::garbage::inputs;
+use super::{Digest, Run};
+
+impl Run {
+    /// Takes back the results whose models or momentum are damaged, with those that these begin with
+    /// where that was collected, so that they are trained again: to the same bytes, which whatever began
+    /// with them is held to. Returns their trials.
+    ///
+    /// # Errors
+    /// Records that can't be read; files that can't be moved.
+    pub(crate) fn repair(&self) -> anyhow::Result<Vec<TrialId>> {
+        let results = self.results()?;
+        let mut makers: HashMap<Digest, Vec<TrialId>> = HashMap::new();
+        let mut wanting = Vec::new();
+        for result in &results {
+            for digest in [result.model, result.momentum].into_iter().flatten() {
+                if result.same_as.is_none() {
+                    makers.entry(digest).or_default().push(result.trial);
+                }
+                if !self.is_collected(digest) && self.store.get(digest).is_err() {
+                    wanting.push(digest);
+                }
+            }
+        }
+        let published: BTreeSet<TrialId> = results.iter().map(|result| result.trial).collect();
+        for trial in self.begun()?.into_iter().filter(|trial| !published.contains(trial)) {
+            wanting.extend(self.wanting_inputs(trial)?);
+        }
+        let mut taken_back = Vec::new();
+        while let Some(digest) = wanting.pop() {
+            for trial in makers.remove(&digest).unwrap_or_default() {
+                if !taken_back.contains(&trial) {
+                    taken_back.push(trial);
+                    wanting.extend(self.wanting_inputs(trial)?);
+                }
+            }
+        }
+        if !taken_back.is_empty() {
+            self.take_back(&self.root.join("report.json"))?;
+        }
+        // What others begin with goes first, so that a repair that was interrupted finds the rest.
+        for trial in taken_back.iter().rev() {
+            self.take_back(&self.trial(*trial).join("result.json"))?;
+        }
+        taken_back.sort();
+        Ok(taken_back)
+    }
+
+    /// What a trial begins with that isn't there.
+    fn wanting_inputs(&self, trial: TrialId) -> anyhow::Result<Vec<Digest>> {
+        let inputs = inputs(&self.record(trial)?).into_iter().flatten();
+        Ok(inputs.filter(|digest| self.store.get(*digest).is_err()).collect())
+    }
+
+    fn take_back(&self, path: &std::path::Path) -> anyhow::Result<()> {
+        match fs::rename(path, path.with_extension("json.taken-back")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("can't move {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}

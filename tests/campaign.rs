@@ -1,0 +1,14 @@
+//! The campaign in short: a dozen faults. For more, run the program.
+
+use std::time::Duration;
+
+use eas_tests::campaign::{Campaign, built_eas};
+
+#[test]
+fn a_short_campaign_loses_nothing() {
+    let limit = Some(Duration::from_secs(60));
+    let campaign = Campaign { eas: built_eas().unwrap(), faults: 12, seed: 4, limit };
+    let table = campaign.run(&mut |_| ()).unwrap();
+    assert!(table.losses.is_empty(), "{}", table.text());
+    assert!(table.rounds > 0 && table.injected.values().sum::<usize>() > 0, "{}", table.text());
+}
