@@ -40,5 +40,6 @@ pub use space::{Limits, Problem, Refusal, SearchSpace, Token};
 pub use spaces::{ConvNet, DenseNet, NetworkFile, Residual, tokens, vocabulary};
 pub use transform::Transform;
 pub use transforms::{
-    AddBlock, Deepen, DeepenDense, GrowKernel, Replicate, Skip, Widen, WidenGrowth, WidenTransition,
+    AddBlock, Deepen, DeepenDense, GrowKernel, NewFilters, Replicate, Skip, Widen, WidenGrowth,
+    WidenTransition,
 };

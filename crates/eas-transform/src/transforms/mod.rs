@@ -18,7 +18,7 @@ pub(crate) use dense::{DenseLayer, dense_layers, portion};
 pub use grow_kernel::GrowKernel;
 pub use replicate::Replicate;
 pub use skip::Skip;
-pub use widen::Widen;
+pub use widen::{NewFilters, Widen};
 pub use widen_growth::WidenGrowth;
 pub use widen_transition::WidenTransition;
 
