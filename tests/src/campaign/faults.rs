@@ -23,7 +23,7 @@ pub(super) struct Fault {
 /// A moment, at most so long after the last thing that happened.
 const MOMENT: Duration = Duration::from_millis(1500);
 /// Time for what was hit to show it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn always() -> anyhow::Result<()> {
     Ok(())
@@ -227,15 +227,20 @@ fn read_only(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool> {
     if !search.get_on(rng, MOMENT)? {
         return Ok(false);
     }
-    let disk = search.path("disk");
-    let text = disk.display().to_string();
-    ensure!(mount(&disk, &["--bind", &text]), "can't bind {text}");
-    let locked = mount(&disk, &["-o", "remount,ro,bind"]);
+    let (disk, aside) = (search.path("disk"), search.path("read-only"));
+    let (text, from) = (disk.display().to_string(), aside.display().to_string());
+    fs::create_dir_all(&aside)?;
+    // Made read-only where nobody writes, since no mount can be in which a file is being written.
+    ensure!(mount(&aside, &["--bind", &text]), "can't bind {text}");
+    let locked = mount(&aside, &["-o", "remount,ro,bind"]) && mount(&disk, &["--bind", &from]);
     let started = Instant::now();
     while locked && search.ended()?.is_none() && started.elapsed() < 2 * MOMENT {
         std::thread::sleep(Duration::from_millis(5));
     }
-    succeeds("umount", &["-l", &text]);
+    if locked {
+        succeeds("umount", &["-l", &text]);
+    }
+    succeeds("umount", &["-l", &from]);
     ensure!(locked, "can't make {text} read-only");
     Ok(true)
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::system::{children, kill};
 
 /// Time that a command may take.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Resumptions after which a search must be done.
 const MOST_RESUMED: usize = 20;
 

@@ -115,8 +115,8 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
             ));
         }
         text += &format!(
-            "forecast     about {} and {} of disk on this machine ({} of it can't be collected), from {:.0} images/s of the start \
-             network and {:.0} of a middling child ({} MACs); may be off by half\n",
+            "forecast     about {} and {} of disk on this machine ({} of it can't be collected), from \
+             {:.0} images/s of the start network and {:.0} of a middling child ({} MACs); may be off by half\n",
             print::seconds(forecast.seconds),
             Bytes(forecast.disk),
             Bytes(forecast.disk_needed),

@@ -216,13 +216,13 @@ fn wanted(run: &Run, plan: &Plan, schedule: &Schedule) -> String {
     let trials = run.begun().unwrap_or_default();
     let records = trials.iter().filter_map(|trial| run.record(*trial).ok());
     // Until there is a model to be measured: values and momentum of four bytes.
-    let predicted = records.map(|record| 8 * record.parameters).max().unwrap_or(0);
+    let predicted = records.map(|record| record.parameters.saturating_mul(8)).max().unwrap_or(0);
     let each = sizes.iter().copied().max().unwrap_or(0).max(predicted);
     let left = schedule.trials(plan).saturating_sub(results.len()).max(1) as u64;
     let stored: u64 = sizes.iter().sum();
     // The store is kept within its size; a trial has two checkpoints besides, for a moment.
-    let objects = (left * each).min(plan.storage.size.saturating_sub(stored).max(each));
-    let needed = objects + 2 * each;
+    let objects = left.saturating_mul(each).min(plan.storage.size.saturating_sub(stored).max(each));
+    let needed = objects.saturating_add(each.saturating_mul(2));
     let free = room::free(root)
         .map_or(String::new(), |free| format!("{} are free there, and ", Bytes(free)));
     let root = root.display();

@@ -175,7 +175,7 @@ fn about_trial(run: &Run, result: &TrialResult) -> anyhow::Result<String> {
             .same_as
             .map(|same| format!("cached: the result of trial {same}, whose training is the same")),
     );
-    lines.extend(Reevaluated::of(result, &run.results()?).map(|again| again.text()));
+    lines.extend(Reevaluated::of(result, &run.listing()?.results()?).map(|again| again.text()));
     for (index, step) in result.steps.iter().enumerate().filter(|(_, step)| !step.is_empty()) {
         let edits: Vec<String> = step.iter().map(ToString::to_string).collect();
         lines.push(format!("step {}: {}", index + 1, edits.join(", ")));
@@ -220,7 +220,7 @@ fn show_run(run: &Run, args: &args::Show) -> anyhow::Result<String> {
     if let Drawing::Dot | Drawing::Svg = args.format() {
         return drawing();
     }
-    let results = run.results()?;
+    let results = run.listing()?.results()?;
     let report: Option<Report> = run.report()?;
     let children = || results.iter().filter(|result| result.purpose == Purpose::Child);
     // Of several as good, the first: the search takes that one, too.

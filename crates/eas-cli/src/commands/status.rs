@@ -44,8 +44,12 @@ pub(super) fn watch(args: &args::Status) -> anyhow::Result<u8> {
         } else {
             let listing = run.listing()?;
             let known = listing.trials();
-            for trial in known.difference(&told) {
-                print::result(&listing.result(*trial)?.line());
+            if told.is_empty() {
+                listing.results()?.iter().for_each(|result| print::result(&result.line()));
+            } else {
+                for trial in known.difference(&told) {
+                    print::result(&listing.result(*trial)?.line());
+                }
             }
             told = known;
         }
