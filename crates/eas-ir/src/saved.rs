@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Model, ModelError};
 use crate::network::Network;
+use crate::onnx::{self, OnnxError};
 use crate::text::{FORMAT, NetworkError, read};
 use crate::weights::{ParamId, Weights};
 
@@ -145,6 +146,14 @@ pub enum LoadError {
         tensor: String,
         /// What is wrong.
         message: String,
+    },
+    /// An ONNX file is damaged, or holds what has no form here.
+    #[error("{}: {error}", .path.display())]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: OnnxError,
     },
     /// The weights don't fit the network.
     #[error("{}: {error}", .path.display())]
@@ -279,11 +288,15 @@ impl SavedModel {
         safetensors::serialize(views, None).map_err(damaged)
     }
 
-    /// Reads a folder, or the earlier model that a save which was cut off left beside it.
+    /// Reads a folder, or the earlier model that a save which was cut off left beside it; or an ONNX
+    /// file, by its ending.
     ///
     /// # Errors
     /// Whatever is wrong with it: the file, the place in it, what was expected and what was found.
     pub fn load(directory: &Path) -> Result<Self, LoadError> {
+        if is_onnx(directory) {
+            return onnx::read(directory);
+        }
         let directory = whole(directory);
         let path = directory.join(NETWORK);
         let (network, MetadataText { classes, normalisation }) = read_network(&path)?;
@@ -299,7 +312,7 @@ impl SavedModel {
 }
 
 impl Metadata {
-    fn check(&self, model: &Model) -> Result<(), String> {
+    pub(crate) fn check(&self, model: &Model) -> Result<(), String> {
         let classes = model.classes();
         if !self.classes.is_empty() && self.classes.len() != classes {
             let found = self.classes.len();
@@ -346,15 +359,23 @@ impl Metadata {
 }
 
 impl Network {
-    /// Reads the architecture from a network file, or from a model's folder.
+    /// Reads the architecture from a network file, a model's folder, or an ONNX file.
     ///
     /// # Errors
     /// As [`SavedModel::load`].
     pub fn load(path: &Path) -> Result<Self, LoadError> {
+        if is_onnx(path) {
+            return onnx::read(path).map(|saved| saved.model.into_parts().0);
+        }
         let path = whole(path);
         let file = if path.is_dir() { path.join(NETWORK) } else { path };
         read_network(&file).map(|(network, _)| network)
     }
+}
+
+/// Whether a path is that of an ONNX file, and not of a folder.
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "onnx") && !path.is_dir()
 }
 
 /// What the system says, with the path it says it of.
@@ -395,7 +416,7 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
     // Opening a pipe would wait for a writer, and a device never ends.
     let metadata = at(path, fs::metadata(path))?;
     if !metadata.is_file() {

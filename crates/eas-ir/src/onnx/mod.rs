@@ -1,14 +1,26 @@
 //! ONNX files: a model written for other programs, and those of other programs read into the IR.
 
+mod affine;
+mod call;
+mod import;
+mod labels;
 mod messages;
+mod operators;
+mod read;
+mod sizes;
+mod tensors;
 mod write;
 
+pub use read::{OnnxError, Unsupported, from_bytes, read};
 pub use write::{OnnxOptions, write};
 
 /// The graph's input.
 const IMAGES: &str = "images";
 /// The graph's output.
 const LOGITS: &str = "logits";
+
+/// Who wrote the file, where that was EAS.
+const PRODUCER: &str = "eas";
 
 /// Metadata: the version of EAS that wrote the file.
 const VERSION: &str = "eas.version";
@@ -20,3 +32,13 @@ const INPUT: &str = "eas.input";
 const CLASSES: &str = "eas.classes";
 /// Metadata: mean and deviation of each channel as JSON, of pixels from 0 to 1.
 const NORMALISATION: &str = "eas.normalisation";
+
+/// A name of a file as a message may quote it: escaped, and not too long.
+fn quoted(name: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut shown: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if name.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    format!("`{shown}`")
+}

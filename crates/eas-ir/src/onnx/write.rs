@@ -207,16 +207,21 @@ impl Writer<'_> {
 
     /// ONNX keeps height and width of 1, so the mean has to be flattened.
     fn write_global_pool(&mut self, node: &Node) {
-        let pooled = format!("{}.pooled", node.id);
         let input = self.inputs(node, &[]);
+        let output = self.value(node.id);
+        self.push(node, "GlobalAveragePool", input, vec![]);
+        let pooled = format!("{}.pooled", node.id);
+        if let Some(pool) = self.graph.node.last_mut() {
+            pool.output = vec![pooled.clone()];
+        }
         self.graph.node.push(FileNode {
-            op_type: "GlobalAveragePool".to_owned(),
-            name: pooled.clone(),
-            input,
-            output: vec![pooled.clone()],
+            op_type: "Flatten".to_owned(),
+            name: format!("{}.flat", node.id),
+            input: vec![pooled],
+            output: vec![output],
+            attribute: vec![int("axis", 1)],
             ..FileNode::default()
         });
-        self.push(node, "Flatten", vec![pooled], vec![int("axis", 1)]);
     }
 
     fn write_dropout(&mut self, node: &Node, rate: f32) {
