@@ -5,6 +5,7 @@ mod commands;
 mod harness;
 mod layering;
 mod models;
+mod onnx;
 mod pictures;
 mod plugin;
 mod readme;

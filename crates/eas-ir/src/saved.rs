@@ -13,9 +13,10 @@ use ndarray::{Array, Array2, Array4, ArrayD, Dimension, IxDyn};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::Forward;
 use crate::model::{Model, ModelError};
 use crate::network::Network;
-use crate::onnx::{self, OnnxError};
+use crate::onnx::{self, Given, OnnxError};
 use crate::text::{FORMAT, NetworkError, read};
 use crate::weights::{ParamId, Weights};
 
@@ -286,6 +287,25 @@ impl SavedModel {
             .collect::<Result<Vec<_>, _>>()
             .map_err(damaged)?;
         safetensors::serialize(views, None).map_err(damaged)
+    }
+
+    /// Whether a path is that of a model with weights, and not of a network alone: a folder with weights
+    /// in it, or an ONNX file.
+    pub fn has_weights(path: &Path) -> bool {
+        is_onnx(path) || whole(path).join(WEIGHTS).exists()
+    }
+
+    /// Reads a model as [`SavedModel::load`] does, and holds an ONNX file against the logits that lie
+    /// beside it ([`onnx::read_compared`]).
+    ///
+    /// # Errors
+    /// As [`SavedModel::load`]; also other logits than those.
+    pub fn load_compared(path: &Path, forward: &dyn Forward) -> Result<(Self, Given), LoadError> {
+        if is_onnx(path) {
+            onnx::read_compared(path, forward)
+        } else {
+            Ok((SavedModel::load(path)?, Given::default()))
+        }
     }
 
     /// Reads a folder, or the earlier model that a save which was cut off left beside it; or an ONNX

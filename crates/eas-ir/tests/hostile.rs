@@ -417,7 +417,7 @@ fn what_is_no_file_is_refused() {
 }
 
 /// Changes some bytes: flips, overwrites, removes, inserts, repeats, or makes a number huge.
-fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
+pub(crate) fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
     for _ in 0..1 + rng.below(4) {
         let place = rng.below(bytes.len().max(1));
         let end = (place + 1 + rng.below(16)).min(bytes.len());

@@ -29,7 +29,7 @@ fn any_float(rng: &mut Rng) -> f32 {
     }
 }
 
-fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
+pub(crate) fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
     let names =
         ["cat", "", "[normalisation]", "a \"quoted\"\nname", "ß → 猫", "id = \"n0\"", "\u{7f}"];
     let channels = model.input_shape().channels();
@@ -51,7 +51,7 @@ fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
 }
 
 /// Every float of a model and its metadata by its bits, which tell −0 from 0.
-fn bits(saved: &SavedModel) -> Vec<u32> {
+pub(crate) fn bits(saved: &SavedModel) -> Vec<u32> {
     let Metadata { classes: _, normalisation, probe } = &saved.metadata;
     let weights = saved.model.weights().values().flatten();
     let normalisation = normalisation.iter().flat_map(|n| n.mean.iter().chain(&n.deviation));

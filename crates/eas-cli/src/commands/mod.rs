@@ -24,10 +24,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use eas_ir::{LoadError, Value};
+use eas_ir::{LoadError, SavedModel, Value};
 use eas_train::{DataSource, data_sets};
 
 use crate::args::{Args, Command, SpecArgs};
+use crate::engine::ENGINE;
 use crate::exit;
 use crate::plan::{Named, Plan};
 use crate::print;
@@ -168,7 +169,21 @@ pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn Da
     Ok(Named { name: name.to_owned(), options, implementation })
 }
 
-/// Reads a network file or a model's folder.
+/// Reads a model: a folder, or an ONNX file, which is held against the logits that lie beside it.
+pub(crate) fn load_model(path: &Path) -> anyhow::Result<SavedModel> {
+    let (saved, given) = SavedModel::load_compared(path, &ENGINE)?;
+    if given.images > 0 {
+        print::note(&format!(
+            "{}: agrees with the logits given for {} images, to {:.1e} of their deviation",
+            path.display(),
+            given.images,
+            given.gap
+        ));
+    }
+    Ok(saved)
+}
+
+/// Reads a network file, a model's folder, or an ONNX file.
 pub(crate) fn load_network(path: &Path) -> anyhow::Result<eas_ir::Network> {
     eas_ir::Network::load(path).context("not a network")
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use anyhow::{Context, bail};
 use eas_controller::{Ending, TrialId};
-use eas_ir::{Network, Rng};
+use eas_ir::{Rng, SavedModel};
 use eas_train::{Split, TrainingData, split};
 use eas_transform::Problem;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{bad_input, plan_of};
 use crate::args;
 use crate::dispatcher::{Dispatcher, Interrupted};
+use crate::engine::ENGINE;
 use crate::executor::Local;
 use crate::exit;
 use crate::picture::{self, Picture};
@@ -20,7 +21,7 @@ use crate::print::{self, Bar};
 use crate::report::{Reevaluated, Report};
 use crate::runs::{Build, Event, Lock, Purpose, Run, TrialResult};
 use crate::schedule::Schedule;
-use crate::search::{Found, Search};
+use crate::search::{Found, Search, Start};
 use crate::spec::read_plan;
 use crate::stop;
 
@@ -93,8 +94,17 @@ struct Summary {
     report: Report,
 }
 
-/// The data, split, and the start network for them.
-pub(super) fn prepare(plan: &Plan) -> anyhow::Result<(TrainingData, Network)> {
+/// What a plan begins with.
+pub(super) struct Prepared {
+    /// The data, split; normalised as the start's weights know it, where it has some.
+    pub(super) data: TrainingData,
+    pub(super) start: Start,
+    /// Whether weights came without a normalisation, so that the data's own stands in for it.
+    pub(super) guessed: bool,
+}
+
+/// The data and the start network for them.
+pub(super) fn prepare(plan: &Plan) -> anyhow::Result<Prepared> {
     let source = &plan.data.implementation;
     let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
     let known = source.describe(&plan.directory).map_err(wrong)?;
@@ -105,15 +115,21 @@ pub(super) fn prepare(plan: &Plan) -> anyhow::Result<(TrainingData, Network)> {
         directory: plan.directory.clone(),
     };
     let space = plan.space.implementation.as_ref();
-    let start = space
-        .start(&problem)
-        .map_err(|error| bad_input(format!("space.{}: {error:#}", plan.space.name)))?;
-    space.admits(&start, plan.child.batch).map_err(|refusal| {
+    let refused = |error: anyhow::Error| bad_input(format!("space.{}: {error:#}", plan.space.name));
+    let given = space.start_model(&problem, &ENGINE).map_err(refused)?;
+    let (start, normalisation) = match given {
+        Some(SavedModel { model, metadata }) => (Start::Given(model), metadata.normalisation),
+        None => (Start::Fresh(space.start(&problem).map_err(refused)?), None),
+    };
+    space.admits(start.network(), plan.child.batch).map_err(|refusal| {
         bad_input(format!("space.{}: the start network exceeds limits: {refusal}", plan.space.name))
     })?;
     let all = source.train(&plan.directory).map_err(wrong)?;
-    let data = split(all, source.options(), &Rng::new(plan.seed).split("data")).map_err(wrong)?;
-    Ok((data, start))
+    let mut data =
+        split(all, source.options(), &Rng::new(plan.seed).split("data")).map_err(wrong)?;
+    let guessed = matches!(start, Start::Given(_)) && normalisation.is_none();
+    data.normalisation = normalisation.unwrap_or(data.normalisation);
+    Ok(Prepared { data, start, guessed })
 }
 
 /// Does what is left of a run to do: all of it, where it is new.
@@ -121,7 +137,7 @@ fn coordinate(
     run: &Run,
     _lock: Lock,
     mut plan: Plan,
-    (data, start): (TrainingData, Network),
+    Prepared { data, start, guessed }: Prepared,
     workers: Option<Workers>,
     json: bool,
 ) -> anyhow::Result<u8> {
@@ -140,6 +156,12 @@ fn coordinate(
         data.validation.len(),
         run.root().display()
     ));
+    if guessed {
+        print::note(
+            "note: the start network's weights come without a normalisation of images; the data's own \
+             stands in for it",
+        );
+    }
     let done = run.results()?.len();
     if done > 0 {
         print::note(&format!("{done} trials were done before"));

@@ -6,7 +6,7 @@ use eas_ir::{Normalisation, SavedModel};
 use eas_train::{Split, TrainingData, accuracy, normalisation_of};
 use serde::Serialize;
 
-use super::{bad_input, data_of};
+use super::{bad_input, data_of, load_model};
 use crate::args;
 use crate::engine::ENGINE;
 use crate::exit;
@@ -20,7 +20,7 @@ struct Tested {
 }
 
 pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
-    let SavedModel { model, metadata } = SavedModel::load(&args.model)?;
+    let SavedModel { model, metadata } = load_model(&args.model)?;
     let source = data_of(&args.data, &args.set)?;
     let directory = Path::new("");
     let known = source.implementation.describe(directory).map_err(bad_input)?;

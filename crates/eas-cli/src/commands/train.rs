@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use eas_ir::{LoadError, Metadata, Model, Rng, SavedModel};
+use eas_ir::{Metadata, Model, Rng, SavedModel};
 use eas_train::{EpochRecord, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
 use serde::Serialize;
 
-use super::{bad_input, data_of, load_network};
+use super::{bad_input, data_of, load_model, load_network};
 use crate::args;
 use crate::engine::ENGINE;
 use crate::exit;
@@ -107,14 +107,8 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
 
 /// The model's own weights where there are some, else fresh ones without metadata.
 fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<SavedModel> {
-    if args.network.is_dir() && !args.from_scratch {
-        match SavedModel::load(&args.network) {
-            Ok(saved) => return Ok(saved),
-            Err(LoadError::Io { path, error })
-                if error.kind() == std::io::ErrorKind::NotFound
-                    && path.extension().is_some_and(|ending| ending == "safetensors") => {}
-            Err(error) => return Err(error.into()),
-        }
+    if !args.from_scratch && SavedModel::has_weights(&args.network) {
+        return load_model(&args.network);
     }
     let model = Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?;
     Ok(SavedModel { model, metadata: Metadata::default() })

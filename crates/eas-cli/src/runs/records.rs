@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use eas_controller::{Ending, TrialId};
-use eas_ir::{Cost, Count, Network};
+use eas_ir::{Cost, Count, Model, Network};
 use eas_train::Recipe;
 use eas_transform::{Certificate, Edit, Step};
 use serde::{Deserialize, Serialize};
@@ -76,8 +76,24 @@ impl Purpose {
 pub(crate) enum Origin {
     /// Fresh weights for this network, as TOML.
     Fresh { network: String },
+    /// The weights that the start network came with, by their digest.
+    Given { network: String, weights: Digest },
     /// A trained parent's model, and its momentum where that is carried on.
     Grown { parent: TrialId, model: Digest, momentum: Option<Digest>, steps: Vec<Step> },
+}
+
+impl Origin {
+    /// The weights that the start network came with.
+    pub(crate) fn given(model: &Model) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for (id, values) in model.weights() {
+            hasher.update(id.to_string().as_bytes());
+            values.iter().for_each(|value| {
+                hasher.update(&value.to_le_bytes());
+            });
+        }
+        Origin::Given { network: model.network().to_toml(), weights: Digest(hasher.finalize()) }
+    }
 }
 
 /// A part of a child's training, from one comparison with its batch to the next.
@@ -188,7 +204,7 @@ impl TrialRecord {
     /// The trial whose weights it inherits.
     pub(crate) fn parent(&self) -> Option<TrialId> {
         match self.origin {
-            Origin::Fresh { .. } => None,
+            Origin::Fresh { .. } | Origin::Given { .. } => None,
             Origin::Grown { parent, .. } => Some(parent),
         }
     }
@@ -198,7 +214,7 @@ impl TrialRecord {
     pub(crate) fn is_same_training(&self, other: &TrialRecord) -> bool {
         let origin = |record: &TrialRecord| match &record.origin {
             Origin::Grown { model, momentum, .. } => Some((*model, *momentum)),
-            Origin::Fresh { .. } => None,
+            Origin::Fresh { .. } | Origin::Given { .. } => None,
         };
         let part = |record: &TrialRecord| {
             let continued = record.continues().map(|before| (before.model, before.momentum));
@@ -217,7 +233,7 @@ impl TrialRecord {
     /// The result of this trial.
     pub(crate) fn ended(&self, ending: Ending, attempt: u32, seconds: f64) -> TrialResult {
         let steps = match &self.origin {
-            Origin::Fresh { .. } => Vec::new(),
+            Origin::Fresh { .. } | Origin::Given { .. } => Vec::new(),
             Origin::Grown { steps, .. } => steps.clone(),
         };
         TrialResult {

@@ -92,7 +92,7 @@ impl<'a> Import<'a> {
             external,
             batch,
             initializers,
-            values: BTreeMap::from([(images, Value::Images(Affine::identity(shape)))]),
+            values: BTreeMap::from([(images, Value::Images(Affine::identity()))]),
             readers: BTreeMap::new(),
             network,
             shapes: BTreeMap::from([(input, shape)]),
@@ -155,6 +155,7 @@ impl<'a> Import<'a> {
     /// The names that the output depends on; counts how often each is read.
     fn needed(&mut self, output: &'a str) -> BTreeSet<&'a str> {
         let mut needed = BTreeSet::from([output]);
+        self.readers.insert(output, 1);
         for node in self.graph.node.iter().rev() {
             if is_needed(node, &needed) {
                 for input in node.input.iter().filter(|input| !input.is_empty()) {

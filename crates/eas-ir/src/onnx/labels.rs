@@ -198,16 +198,17 @@ impl<'a> Labelling<'a> {
         };
         let (dense, residual) = (first("dense"), first("residual"));
         let first_block = dense.into_iter().chain(residual).min();
+        let in_blocks = self.taken.clone();
         let mut pooled = false;
         for (place, node) in self.nodes.iter().enumerate() {
             let ends_block = is_pool(&node.op) || matches!(node.op, Op::GlobalPool | Op::Flatten);
-            pooled |= ends_block || self.taken.contains(&node.id);
+            pooled |= ends_block || in_blocks.contains(&node.id);
             let stride = match node.op {
                 Op::Conv { stride, .. } => stride,
                 Op::Linear { .. } => 1,
                 _ => continue,
             };
-            if self.taken.contains(&node.id) {
+            if in_blocks.contains(&node.id) {
                 continue;
             }
             let kind = match node.op {

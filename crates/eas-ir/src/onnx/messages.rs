@@ -20,7 +20,7 @@ pub(super) const KIND_INTS: i32 = 7;
 pub(super) const EXTERNAL: i32 = 1;
 
 /// The most messages and list entries of a file. A network of 10,000 nodes has some 200,000.
-const MOST_PARTS: usize = 4 << 20;
+const MOST_PARTS: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Model {
@@ -163,10 +163,16 @@ pub(super) struct Dimension {
 /// Decodes a file. Its parts are counted first: two bytes are enough for an empty node, whose message
 /// takes two hundred.
 pub(super) fn decode(bytes: Bytes) -> Result<Model, String> {
-    let wrong = |error: prost::DecodeError| error.to_string();
     let mut left = MOST_PARTS;
     count(&bytes, Part::Model, &mut left)?;
-    Model::decode(bytes).map_err(wrong)
+    Model::decode(bytes).map_err(|error| error.to_string())
+}
+
+/// Decodes a file of one tensor.
+pub(super) fn decode_tensor(bytes: Bytes) -> Result<Tensor, String> {
+    let mut left = MOST_PARTS;
+    count(&bytes, Part::Tensor, &mut left)?;
+    Tensor::decode(bytes).map_err(|error| error.to_string())
 }
 
 /// What a message is, as far as it holds lists.
@@ -177,8 +183,10 @@ enum Part {
     Node,
     Attribute,
     Tensor,
-    /// The type of an input or output, and what is in it.
     Value,
+    Type,
+    TensorType,
+    Shape,
     /// Numbers, some of which take a byte each.
     Numbers,
     /// Text, an entry, or what isn't declared.
@@ -194,7 +202,9 @@ impl Part {
             (Part::Graph, 5) | (Part::Attribute, 5) => Part::Tensor,
             (Part::Graph, 11 | 12) => Part::Value,
             (Part::Node, 5) => Part::Attribute,
-            (Part::Value, _) => Part::Value,
+            (Part::Value, 2) => Part::Type,
+            (Part::Type, 1) => Part::TensorType,
+            (Part::TensorType, 2) => Part::Shape,
             (Part::Attribute, 8) | (Part::Tensor, 1 | 7) => Part::Numbers,
             _ => Part::Leaf,
         }

@@ -2,6 +2,7 @@
 
 mod affine;
 mod call;
+mod given;
 mod import;
 mod labels;
 mod messages;
@@ -11,8 +12,9 @@ mod sizes;
 mod tensors;
 mod write;
 
-pub use read::{OnnxError, Unsupported, from_bytes, read};
-pub use write::{OnnxOptions, write};
+pub use given::Given;
+pub use read::{OnnxError, Unsupported, from_bytes, read, read_compared};
+pub use write::{OnnxOptions, write, write_tensor};
 
 /// The graph's input.
 const IMAGES: &str = "images";

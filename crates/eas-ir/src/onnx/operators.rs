@@ -213,8 +213,10 @@ impl<'a> Import<'a> {
 
     fn reshape(&mut self, call: Call<'a>) -> Result<Value, String> {
         call.knows(&["allowzero"])?;
-        call.expect("allowzero", 0)?;
         let wanted = self.sizes(call, 1)?.values;
+        if call.int("allowzero", 0) != 0 && wanted.contains(&Size::Fixed(0)) {
+            return Err(format!("shape {}: expected sides above 0", few(&wanted)));
+        }
         let read = self.activation(call, 0)?;
         let sides = self.sides(read);
         let found = self.reshaped(&wanted, &sides);
@@ -433,8 +435,8 @@ impl<'a> Import<'a> {
             return Err(refused());
         };
         *bias = true;
-        let values = values.into_iter().map(|value| value as f32).collect();
-        let bias = tensor(&[shape.channels()], values);
+        let values = values.into_iter().map(|value| value as f32);
+        let bias = tensor(&[shape.channels()], values.cycle().take(shape.channels()).collect());
         self.weights.insert(ParamId::new(read.node, Role::Bias), bias);
         Ok(Value::Node(read))
     }

@@ -10,16 +10,20 @@ use std::path::Path;
 
 use prost::bytes::Bytes;
 
+use super::affine::Affine;
+use super::given::{Given, compare};
 use super::import::Import;
 use super::messages::{
     Dimension, FLOAT, Graph, Model as File, Node as FileNode, ValueInfo, decode,
 };
 use super::tensors::External;
 use super::{CLASSES, NORMALISATION, PRODUCER, labels, quoted};
+use crate::forward::Forward;
 use crate::model::Model;
 use crate::network::{Network, Node, NodeId};
 use crate::saved::{LoadError, Metadata, Normalisation, SavedModel, read_bounded};
 use crate::shape::Shape;
+use crate::verify::MAX_ELEMENTS;
 use crate::weights::{ParamId, Weights};
 
 /// The longest file, that of a protocol buffer.
@@ -92,6 +96,22 @@ fn list(parts: &[Unsupported]) -> String {
 /// # Errors
 /// A file that can't be read, is damaged, or holds what has no exact form in the IR.
 pub fn read(path: &Path) -> Result<SavedModel, LoadError> {
+    import_file(path).map(|(saved, _)| saved)
+}
+
+/// Reads an ONNX file, and compares the model with the outputs that lie beside it in the form of ONNX's
+/// model zoo: `test_data_set_0/input_0.pb` and `output_0.pb`, and so on.
+///
+/// # Errors
+/// As [`read`]; also logits that differ from those given by more than 1e-4 of their deviation.
+pub fn read_compared(path: &Path, forward: &dyn Forward) -> Result<(SavedModel, Given), LoadError> {
+    let (saved, affine) = import_file(path)?;
+    let given = compare(path, &saved.model, affine.as_ref(), forward)
+        .map_err(|(path, why)| LoadError::Onnx { path, error: OnnxError::Rules(why) })?;
+    Ok((saved, given))
+}
+
+fn import_file(path: &Path) -> Result<(SavedModel, Option<Affine>), LoadError> {
     let bytes = read_bounded(path, LONGEST)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let external = External::of(folder.unwrap_or(Path::new(".")));
@@ -103,13 +123,14 @@ pub fn read(path: &Path) -> Result<SavedModel, LoadError> {
 /// # Errors
 /// As [`read`].
 pub fn from_bytes(bytes: &[u8]) -> Result<SavedModel, OnnxError> {
-    import(Bytes::copy_from_slice(bytes), External::default())
+    import(Bytes::copy_from_slice(bytes), External::default()).map(|(saved, _)| saved)
 }
 
-fn import(bytes: Bytes, external: External) -> Result<SavedModel, OnnxError> {
+/// The model, and what the front of the graph makes of the images.
+fn import(bytes: Bytes, external: External) -> Result<(SavedModel, Option<Affine>), OnnxError> {
     let file = decode(bytes).map_err(OnnxError::Damaged)?;
-    let graph =
-        file.graph.as_ref().ok_or_else(|| OnnxError::Damaged("it has no graph".to_owned()))?;
+    let graph = file.graph.as_ref();
+    let graph = graph.ok_or_else(|| OnnxError::Damaged("it has no graph".to_owned()))?;
     let ends = Ends::of(&file, graph).map_err(OnnxError::Unsupported)?;
     let Ends { images, shape, batch, output } = ends;
     let is_own = file.producer_name == PRODUCER;
@@ -117,7 +138,10 @@ fn import(bytes: Bytes, external: External) -> Result<SavedModel, OnnxError> {
     let logits = import.run(output);
     let affine = import.affine.take();
     let mut problems = std::mem::take(&mut import.problems);
-    let normalisation = affine.map_or(Ok(None), |affine| affine.normalisation());
+    let normalisation = match &affine {
+        Some(affine) if logits.is_some() => affine.normalisation(shape.channels()),
+        _ => Ok(None),
+    };
     let normalisation = normalisation.unwrap_or_else(|why| {
         problems.push(Unsupported::value("input", images, why));
         None
@@ -130,7 +154,7 @@ fn import(bytes: Bytes, external: External) -> Result<SavedModel, OnnxError> {
     let model = model(network, weights, !is_own).map_err(OnnxError::Rules)?;
     let metadata = metadata(&file, normalisation).map_err(OnnxError::Rules)?;
     metadata.check(&model).map_err(OnnxError::Rules)?;
-    Ok(SavedModel { model, metadata })
+    Ok((SavedModel { model, metadata }, affine))
 }
 
 /// Where a graph begins and ends.
@@ -233,6 +257,9 @@ fn image_shape(input: &ValueInfo) -> Result<(Shape, Option<i64>), String> {
             return Err(format!("{expected}: export it for one size of images"));
         }
     };
+    if shape.elements() > MAX_ELEMENTS {
+        return Err(format!("images of {shape} are larger than {MAX_ELEMENTS} numbers"));
+    }
     Ok((shape, batch.dim_value.filter(|batch| *batch > 0)))
 }
 
@@ -244,14 +271,7 @@ fn finish(
     sources: Option<&BTreeMap<NodeId, &FileNode>>,
 ) -> (Network, Weights) {
     let mut kept = BTreeSet::from([logits]);
-    for node in network
-        .nodes()
-        .iter()
-        .rev()
-        .filter(|node| node.id == logits || kept.contains(&node.id))
-        .cloned()
-        .collect::<Vec<_>>()
-    {
+    for node in network.nodes().iter().rev() {
         if kept.contains(&node.id) {
             kept.extend(&node.inputs);
         }

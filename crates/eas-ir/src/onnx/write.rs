@@ -88,6 +88,12 @@ pub fn write(saved: &SavedModel, options: &OnnxOptions) -> anyhow::Result<Vec<u8
     Ok(file.encode_to_vec())
 }
 
+/// The bytes of a file with one tensor, as ONNX's model zoo keeps a batch of images and its logits beside
+/// a model: `test_data_set_0/input_0.pb` and `output_0.pb`.
+pub fn write_tensor(sides: &[usize], values: &[f32]) -> Vec<u8> {
+    tensor("", sides, values).encode_to_vec()
+}
+
 /// What is to be given as `images`.
 fn input_words(normalisation: Option<&Normalisation>, options: &OnnxOptions) -> &'static str {
     match (options.fold_normalisation, normalisation) {
