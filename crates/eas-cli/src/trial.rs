@@ -364,6 +364,7 @@ pub(crate) fn saved(model: Model, data: &TrainingData) -> anyhow::Result<SavedMo
     let metadata = Metadata {
         classes: data.classes.clone(),
         normalisation: Some(data.normalisation.clone()),
+        fit: data.train.source().fit(),
         probe: Some(Probe { images: raw, logits }),
     };
     Ok(SavedModel { model, metadata })

@@ -37,7 +37,7 @@ pub use registry::{
     resolved_options,
 };
 pub use rng::Rng;
-pub use saved::{LoadError, Metadata, Normalisation, Probe, SavedModel};
+pub use saved::{Fit, LoadError, Metadata, Normalisation, Probe, SavedModel};
 pub use shape::{Shape, ShapeError};
 pub use text::NetworkError;
 pub use verify::{

@@ -43,6 +43,23 @@ pub struct Normalisation {
     pub deviation: Vec<f32>,
 }
 
+/// How a picture becomes as large as what a network reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Cut to the part in its middle that has the right sides, which is scaled.
+    #[default]
+    Crop,
+    /// Both sides scaled.
+    Stretch,
+}
+
+impl Fit {
+    fn is_default(&self) -> bool {
+        *self == Fit::default()
+    }
+}
+
 /// A few images and what the model makes of them, so that whoever runs it elsewhere can tell whether
 /// it still is the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +77,8 @@ pub struct Metadata {
     pub classes: Vec<String>,
     /// What is done to images first.
     pub normalisation: Option<Normalisation>,
+    /// What is done to pictures of another size before that.
+    pub fit: Fit,
     /// A check.
     pub probe: Option<Probe>,
 }
@@ -173,6 +192,8 @@ pub(crate) struct MetadataText {
     classes: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     normalisation: Option<Normalisation>,
+    #[serde(default, skip_serializing_if = "Fit::is_default")]
+    fit: Fit,
 }
 
 impl SavedModel {
@@ -250,6 +271,7 @@ impl SavedModel {
         let metadata = MetadataText {
             classes: self.metadata.classes.clone(),
             normalisation: self.metadata.normalisation.clone(),
+            fit: self.metadata.fit,
         };
         let network = self.model.network();
         let header = Header { format: FORMAT, next: network.next(), metadata };
@@ -319,13 +341,13 @@ impl SavedModel {
         }
         let directory = whole(directory);
         let path = directory.join(NETWORK);
-        let (network, MetadataText { classes, normalisation }) = read_network(&path)?;
+        let (network, MetadataText { classes, normalisation, fit }) = read_network(&path)?;
         let weights_path = directory.join(WEIGHTS);
         let bytes = read_bounded(&weights_path, LONGEST_WEIGHTS)?;
         let (weights, probe) = read_weights(&weights_path, &bytes)?;
         let model = Model::new(network, weights)
             .map_err(|error| LoadError::Model { path: weights_path, error })?;
-        let metadata = Metadata { classes, normalisation, probe };
+        let metadata = Metadata { classes, normalisation, fit, probe };
         metadata.check(&model).map_err(|message| LoadError::Metadata { path, message })?;
         Ok(SavedModel { model, metadata })
     }

@@ -1,7 +1,7 @@
 //! What is written is read back, bit for bit.
 
 use eas_ir::{
-    Label, Metadata, Model, Network, NodeId, Normalisation, Op, ParamId, Probe, Rng, Role,
+    Fit, Label, Metadata, Model, Network, NodeId, Normalisation, Op, ParamId, Probe, Rng, Role,
     SavedModel, Shape,
 };
 use ndarray::{Array2, Array4};
@@ -46,6 +46,7 @@ pub(crate) fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
     Metadata {
         classes: if rng.below(4) == 0 { Vec::new() } else { classes },
         normalisation: (rng.below(4) > 0).then_some(Normalisation { mean, deviation }),
+        fit: if rng.below(2) == 0 { Fit::Crop } else { Fit::Stretch },
         probe: (rng.below(4) > 0).then_some(Probe { images, logits }),
     }
 }

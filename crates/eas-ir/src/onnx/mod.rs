@@ -35,6 +35,10 @@ const CLASSES: &str = "eas.classes";
 /// Metadata: mean and deviation of each channel as JSON, of pixels from 0 to 1.
 const NORMALISATION: &str = "eas.normalisation";
 
+/// Metadata: how a picture of another size is brought to the input's, as JSON, where that isn't the usual
+/// way.
+const FIT: &str = "eas.fit";
+
 /// A name of a file as a message may quote it: escaped, and not too long.
 fn quoted(name: &str) -> String {
     const LONGEST: usize = 80;

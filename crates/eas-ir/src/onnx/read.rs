@@ -17,11 +17,11 @@ use super::messages::{
     Dimension, FLOAT, Graph, Model as File, Node as FileNode, ValueInfo, decode,
 };
 use super::tensors::External;
-use super::{CLASSES, NORMALISATION, PRODUCER, labels, quoted};
+use super::{CLASSES, FIT, NORMALISATION, PRODUCER, labels, quoted};
 use crate::forward::Forward;
 use crate::model::Model;
 use crate::network::{Network, Node, NodeId};
-use crate::saved::{LoadError, Metadata, Normalisation, SavedModel, read_bounded};
+use crate::saved::{Fit, LoadError, Metadata, Normalisation, SavedModel, read_bounded};
 use crate::shape::Shape;
 use crate::verify::MAX_ELEMENTS;
 use crate::weights::{ParamId, Weights};
@@ -342,5 +342,9 @@ fn metadata(file: &File, normalisation: Option<Normalisation>) -> Result<Metadat
         }
         None => None,
     };
-    Ok(Metadata { classes, normalisation: normalisation.or(stated), probe: None })
+    let fit = match entry(FIT) {
+        Some(text) => serde_json::from_str(text).map_err(|error| wrong(FIT, error))?,
+        None => Fit::default(),
+    };
+    Ok(Metadata { classes, normalisation: normalisation.or(stated), fit, probe: None })
 }

@@ -10,12 +10,12 @@ use super::messages::{
     Attribute, Dimension, Entry, FLOAT, Graph, KIND_FLOAT, KIND_INT, KIND_INTS, Model as File,
     Node as FileNode, OperatorSet, Tensor as FileTensor, TensorShape, TensorType, Type, ValueInfo,
 };
-use super::{CLASSES, FINGERPRINT, IMAGES, INPUT, LOGITS, NORMALISATION, VERSION};
+use super::{CLASSES, FINGERPRINT, FIT, IMAGES, INPUT, LOGITS, NORMALISATION, VERSION};
 use crate::fold::fold_batch_norms;
 use crate::model::Model;
 use crate::network::{Node, NodeId};
 use crate::op::Op;
-use crate::saved::{Normalisation, SavedModel};
+use crate::saved::{Fit, Normalisation, SavedModel};
 use crate::shape::Shape;
 use crate::weights::{ParamId, Role};
 
@@ -74,6 +74,9 @@ pub fn write(saved: &SavedModel, options: &OnnxOptions) -> anyhow::Result<Vec<u8
     }
     if let Some(normalisation) = &metadata.normalisation {
         entries.push(entry(NORMALISATION, serde_json::to_string(normalisation)?));
+    }
+    if metadata.fit != Fit::default() {
+        entries.push(entry(FIT, serde_json::to_string(&metadata.fit)?));
     }
     let file = File {
         ir_version: IR_VERSION,
