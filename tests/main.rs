@@ -2,6 +2,7 @@
 
 mod cifar10;
 mod commands;
+mod export;
 mod harness;
 mod layering;
 mod models;

@@ -2,26 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use eas_controller::TrialId;
 
-use super::bad_input;
+use super::{bad_input, given};
 use crate::args;
 use crate::exit;
+use crate::lineage::{ancestors, text};
 use crate::print;
-use crate::report::Report;
 use crate::runs::{Run, TrialResult};
 
 pub(super) fn run(args: &args::Lineage) -> anyhow::Result<u8> {
     let run = Run::open(&args.run).map_err(bad_input)?;
-    let results: BTreeMap<TrialId, TrialResult> =
-        run.results()?.into_iter().map(|result| (result.trial, result)).collect();
-    let trial = match args.trial {
-        Some(trial) => run.result(TrialId(trial)).map_err(bad_input)?.trial,
-        None => best(&run)?,
-    };
-    let line = ancestors(&results, trial);
+    let trial = given::trial(&run, args.trial)?;
+    let line = ancestors(&run, trial)?;
     if args.dot {
+        let results = run.results()?.into_iter().map(|result| (result.trial, result)).collect();
         print::result(&dot(&results, &line));
     } else if args.json {
         print::json(&line);
@@ -31,41 +26,8 @@ pub(super) fn run(args: &args::Lineage) -> anyhow::Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// The trial that was handed over, or the best one so far.
-pub(super) fn best(run: &Run) -> anyhow::Result<TrialId> {
-    if let Some(report) = run.report::<Report>()?
-        && let Some(row) = report.rows.first()
-    {
-        return Ok(row.trial);
-    }
-    let results = run.results()?;
-    let candidates = results.iter().filter(|result| result.purpose.is_candidate());
-    let best = candidates.filter(|result| result.is_trained()).min_by(|a, b| a.compare(b));
-    best.map(|result| result.trial).context("no trial has been trained yet")
-}
-
-/// A trial's line, from the start network on.
-fn ancestors(results: &BTreeMap<TrialId, TrialResult>, trial: TrialId) -> Vec<&TrialResult> {
-    let parent = |result: &&TrialResult| result.parent.and_then(|parent| results.get(&parent));
-    let mut line: Vec<_> = std::iter::successors(results.get(&trial), parent).collect();
-    line.reverse();
-    line
-}
-
-fn text(line: &[&TrialResult]) -> String {
-    let mut lines = Vec::new();
-    for result in line {
-        for (number, step) in result.steps.iter().enumerate().filter(|(_, step)| !step.is_empty()) {
-            let edits: Vec<String> = step.iter().map(ToString::to_string).collect();
-            lines.push(format!("      step {}: {}", number + 1, edits.join(", ")));
-        }
-        lines.push(result.line());
-    }
-    lines.join("\n")
-}
-
 /// All trials as a graph in the language of Graphviz, this line drawn thick.
-fn dot(results: &BTreeMap<TrialId, TrialResult>, line: &[&TrialResult]) -> String {
+fn dot(results: &BTreeMap<TrialId, TrialResult>, line: &[TrialResult]) -> String {
     let thick = |result: &TrialResult| {
         if line.iter().any(|known| known.trial == result.trial) { ", penwidth=3" } else { "" }
     };

@@ -244,7 +244,7 @@ fn show(run: &Run, report: Report, json: bool) -> anyhow::Result<u8> {
     print::result(&format!(
         "\nBest network (trial {}):\n\n{network}\n{}\n\nTime {}. Everything is in {}: the model in \
          best/, the plan in plan.toml, the trials in trials/.\nNext: eas show {3}, eas diff {3}, eas trials \
-         {3}, eas transform {3}/best --apply '...' --out DIR",
+         {3}, eas export {3} --out DIR, eas predict {3} IMAGE",
         best.trial,
         report.text(),
         print::seconds(report.seconds),

@@ -39,6 +39,36 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
+    /// Every purpose.
+    pub(crate) const ALL: [Purpose; 10] = [
+        Purpose::Start,
+        Purpose::Child,
+        Purpose::Reevaluation,
+        Purpose::Promoted,
+        Purpose::Final,
+        Purpose::StartLonger,
+        Purpose::Scratch,
+        Purpose::StartCompute,
+        Purpose::ScratchCompute,
+        Purpose::Ranked,
+    ];
+
+    /// Its name in records and on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Purpose::Start => "start",
+            Purpose::Child => "child",
+            Purpose::Reevaluation => "reevaluation",
+            Purpose::Promoted => "promoted",
+            Purpose::Final => "final",
+            Purpose::StartLonger => "start_longer",
+            Purpose::Scratch => "scratch",
+            Purpose::StartCompute => "start_compute",
+            Purpose::ScratchCompute => "scratch_compute",
+            Purpose::Ranked => "ranked",
+        }
+    }
+
     /// Whether the search goes on from such a trial or hands it over, rather than comparing others with
     /// it.
     pub(crate) fn is_candidate(self) -> bool {
