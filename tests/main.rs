@@ -3,9 +3,11 @@
 mod campaign;
 mod cifar10;
 mod commands;
+mod export;
 mod harness;
 mod layering;
 mod models;
+mod onnx;
 mod pictures;
 mod plugin;
 mod readme;

@@ -161,14 +161,20 @@ fn what_cannot_be_shown_or_compared_is_refused() {
     folder.write("broken.toml", "format = 1\n");
     let network = "run/best/network.toml";
     for (command, why) in [
-        (&["show", "missing.toml"][..], "expected a network file or one of released, paper"),
+        (
+            &["show", "missing.toml"][..],
+            "expected a network file, a model's folder, a run or one of released, paper",
+        ),
         (&["show", "broken.toml"], "expected between 1 and 10000 nodes, found 0"),
         (&["show", network, "--trial", "1"], "only a run has trials"),
         (&["show", network, "--nodes", "--format", "dot"], "cannot be used with"),
         (&["show", network, "--out", "no/such/folder"], "can't write no/such/folder"),
         (&["diff", network], "expected a second network to compare it with, or a run"),
         (&["diff", network, "broken.toml"], "expected between 1 and 10000 nodes, found 0"),
-        (&["diff", network, "missing.toml"], "expected a network file or one of released, paper"),
+        (
+            &["diff", network, "missing.toml"],
+            "expected a network file, a model's folder, a run or one of released, paper",
+        ),
         (&["diff", network, network, "--trial", "1"], "cannot be used with"),
         (&["diff", "run", "--trial", "0"], "trial 0000 has no parent"),
         (&["diff", "run", "--trial", "99"], "no finished trial 0099; there are 0 to 7"),

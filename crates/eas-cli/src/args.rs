@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -8,7 +9,9 @@ use eas_ir::Count;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
+use crate::export;
 use crate::plan::Workers;
+use crate::runs::Purpose;
 
 /// Efficient architecture search by network transformation.
 #[derive(Debug, Parser)]
@@ -23,7 +26,7 @@ Exit codes:
   0    done
   1    failed for a reason outside the input
   2    the command line, a spec or a file is wrong; the message says where
-  3    the answer is no: an edit changed the function
+  3    the answer is no: an edit or an export changed the function
   4    a file of a run is damaged
   5    a disk is full
   130  interrupted; what was done is kept
@@ -148,7 +151,7 @@ A search does the same by itself once its store is larger than store.size.")]
     /// Edit a model without changing its function
     #[command(after_help = "\
 Examples:
-  eas transform runs/quickstart/best --apply 'widen n1 to 32' --out wider
+  eas transform runs/quickstart --apply 'widen n1 to 32' --out wider
   eas transform model --apply 'deepen n1 with kernel 3' --apply 'widen n1 to 64' --out child
 
 An inserted batch norm is the identity until it is trained: it has seen no images yet. A search takes
@@ -158,14 +161,38 @@ its statistics from training images first.")]
     #[command(after_help = "\
 Examples:
   eas train network.toml --data fashion_mnist_subset --out trained
-  eas train runs/quickstart/best --data cifar10=DIR --set epochs=5 --out longer")]
+  eas train runs/quickstart --data cifar10=DIR --set epochs=5 --out longer
+  eas train runs/quickstart --trial start --data cifar10=DIR --out longer")]
     Train(Train),
     /// Test a model on a data set's test images
     #[command(after_help = "\
 Examples:
-  eas test runs/quickstart/best --data fashion_mnist_subset
+  eas test runs/quickstart --data fashion_mnist_subset
   eas test model --data cifar10=DIR --json")]
     Test(Test),
+    /// Write a model in forms that other programs read, and prove that they do the same
+    #[command(after_help = "\
+Examples:
+  eas export runs/quickstart --out exported   every form, and a model card
+  eas export runs/quickstart --format onnx --fold-batch-norms --out onnx
+  eas export runs/quickstart --trial start --format pytorch --out start
+  eas export model --python ~/torch/bin/python --out exported
+
+What was written is read again and run, on the images that a model keeps for that and on validation
+images of the run where there are some. Its logits must be the model's to 1e-4 of their deviation, and
+the predicted classes the same; otherwise nothing is left of it.")]
+    Export(Export),
+    /// Classify pictures
+    #[command(after_help = "\
+Examples:
+  eas predict runs/quickstart shoe.png
+  eas predict exported pictures/ --top 3
+  curl -s https://example.org/cat.jpg | eas predict model - --json
+
+Pictures are PNG, JPEG or WebP of any size. They are cut, scaled and normalised as the training
+images were. What can't be read is named, and the others are classified all the same; the exit code
+is 2 then.")]
+    Predict(Predict),
     /// Carry out an attempt at a trial of a run, as executors have it done
     #[command(hide = true)]
     Trial(Trial),
@@ -173,8 +200,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   eas bench
-  eas bench --network wide --batch 128 --threads 1
-  eas bench --network network.toml --json")]
+  eas bench wide --batch 128 --threads 1
+  eas bench runs/quickstart --json            its best network
+  eas bench network.toml")]
     Bench(Bench),
     /// Print a script that completes eas commands in a shell
     #[command(after_help = "\
@@ -207,6 +235,50 @@ fn budget(text: &str) -> Result<Budget, String> {
         Ok(time) if !time.is_zero() => Ok(Budget::Time(time)),
         _ => Err("expected training images, such as 20M, or a time, such as 30m".to_owned()),
     }
+}
+
+/// A trial of a run, as a command is told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrialName {
+    /// By its number.
+    Number(u32),
+    /// The best that was trained for a purpose.
+    Purpose(Purpose),
+    /// What a search hands over.
+    Best,
+}
+
+impl FromStr for TrialName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(number) = text.parse() {
+            return Ok(TrialName::Number(number));
+        }
+        if text == "best" {
+            return Ok(TrialName::Best);
+        }
+        let known = Purpose::ALL.into_iter().find(|purpose| purpose.name() == text);
+        known.map(TrialName::Purpose).ok_or_else(|| {
+            let names = Purpose::ALL.map(Purpose::name);
+            let hint = match eas_ir::nearest(text, names.into_iter().chain(["best"])) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => format!(" (names are: best, {})", names.join(", ")),
+            };
+            format!("expected the number of a trial or a name{hint}")
+        })
+    }
+}
+
+/// A model.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Model {
+    /// A model's folder, an ONNX file, or a run, which stands for its best network
+    #[arg(value_name = "MODEL|RUN")]
+    pub(crate) path: PathBuf,
+    /// Another trial of the run: its number, or what it is for, such as start or scratch
+    #[arg(long, value_name = "N|NAME")]
+    pub(crate) trial: Option<TrialName>,
 }
 
 /// A spec and what is changed in it.
@@ -391,12 +463,12 @@ pub(crate) struct Show {
     /// A network file, a model's folder, a run, or the name of a network of eas bench
     #[arg(value_name = "NETWORK|RUN")]
     pub(crate) path: PathBuf,
-    /// A trial of the run
+    /// A trial of the run: its number, or what it is for, such as start
     #[arg(value_name = "TRIAL")]
-    pub(crate) place: Option<u32>,
-    /// The trial, as eas diff is told it
-    #[arg(long, value_name = "N", conflicts_with = "place")]
-    pub(crate) trial: Option<u32>,
+    pub(crate) place: Option<TrialName>,
+    /// The trial, as other commands are told it
+    #[arg(long, value_name = "N|NAME", conflicts_with = "place")]
+    pub(crate) trial: Option<TrialName>,
     /// How to draw it; of a run its best network
     #[arg(long, value_enum, default_value_t = Drawing::Text)]
     pub(crate) format: Drawing,
@@ -413,7 +485,7 @@ pub(crate) struct Show {
 
 impl Show {
     /// The trial, whichever way it was named.
-    pub(crate) fn trial(&self) -> Option<u32> {
+    pub(crate) fn trial(&self) -> Option<TrialName> {
         self.trial.or(self.place)
     }
 
@@ -444,8 +516,8 @@ pub(crate) struct Diff {
     #[arg(value_name = "NETWORK|RUN")]
     pub(crate) second: Option<PathBuf>,
     /// A trial of the run, compared with its parent; given twice, the first with the second
-    #[arg(long = "trial", value_name = "N", conflicts_with = "second")]
-    pub(crate) trials: Vec<u32>,
+    #[arg(long = "trial", value_name = "N|NAME", conflicts_with = "second")]
+    pub(crate) trials: Vec<TrialName>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -464,8 +536,9 @@ pub(crate) struct Status {
 pub(crate) struct Lineage {
     /// The run
     pub(crate) run: PathBuf,
-    /// The trial [default: the best]
-    pub(crate) trial: Option<u32>,
+    /// The trial: its number, or what it is for, such as start [default: the best]
+    #[arg(value_name = "TRIAL")]
+    pub(crate) trial: Option<TrialName>,
     /// Print all trials as a graph for Graphviz
     #[arg(long, conflicts_with = "json")]
     pub(crate) dot: bool,
@@ -535,8 +608,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Transform {
-    /// The model's folder
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: Model,
     /// An edit, such as 'widen n3 to 64' or 'deepen n5 with kernel 3'; may be repeated
     #[arg(long = "apply", value_name = "EDIT", required = true)]
     pub(crate) apply: Vec<String>,
@@ -556,8 +629,12 @@ pub(crate) struct Transform {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Train {
-    /// A network file, or a model's folder
+    /// A network file, a model's folder or a run, of which the best network is trained on
+    #[arg(value_name = "NETWORK|MODEL|RUN")]
     pub(crate) network: PathBuf,
+    /// Another trial of the run
+    #[arg(long, value_name = "N|NAME")]
+    pub(crate) trial: Option<TrialName>,
     /// The data set: NAME, or NAME=PATH
     #[arg(long, value_name = "NAME[=PATH]")]
     pub(crate) data: String,
@@ -583,10 +660,13 @@ pub(crate) struct Train {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
-    /// A network file, or one of: released, paper, wide, found, densenet
-    #[arg(long, value_name = "FILE|NAME", default_value = "paper")]
-    pub(crate) network: String,
-    /// Images of a step
+    /// A network file, a model's folder, a run, or one of: released, paper, wide, found, densenet
+    #[arg(value_name = "NETWORK|MODEL|RUN", default_value = "paper")]
+    pub(crate) network: PathBuf,
+    /// Another trial of the run
+    #[arg(long, value_name = "N|NAME")]
+    pub(crate) trial: Option<TrialName>,
+    /// Images of a step, and of a batch in evaluation
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(usize))]
     pub(crate) batch: usize,
     /// Threads to work on [default: one a core]
@@ -612,8 +692,8 @@ pub(crate) enum Precision {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Test {
-    /// The model's folder
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: Model,
     /// The data set: NAME, or NAME=PATH
     #[arg(long, value_name = "NAME[=PATH]")]
     pub(crate) data: String,
@@ -621,6 +701,80 @@ pub(crate) struct Test {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// A form to write; may be repeated
+    #[arg(long, value_enum, value_name = "FORM", default_values_t = [Form::All])]
+    pub(crate) format: Vec<Form>,
+    /// Folder for what is written: a new one, an empty one, or that of an earlier export
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// ONNX: put batch norms into the convolutions and linear layers before them, where there are some
+    #[arg(long)]
+    pub(crate) fold_batch_norms: bool,
+    /// ONNX: let the graph normalise, so that it takes pixels as they are, 0 to 255
+    #[arg(long)]
+    pub(crate) fold_normalisation: bool,
+    /// Don't run what was written
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// The Python, with PyTorch, that model.py is checked with [default: $EAS_PYTHON, or python3]
+    #[arg(long, value_name = "PATH", conflicts_with = "no_verify")]
+    pub(crate) python: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Export {
+    /// The forms to write, each once.
+    pub(crate) fn forms(&self) -> Vec<export::Form> {
+        let mut forms: Vec<export::Form> = self
+            .format
+            .iter()
+            .flat_map(|form| match form {
+                Form::Safetensors => vec![export::Form::Safetensors],
+                Form::Onnx => vec![export::Form::Onnx],
+                Form::Pytorch => vec![export::Form::Pytorch],
+                Form::All => export::Form::ALL.to_vec(),
+            })
+            .collect();
+        forms.sort();
+        forms.dedup();
+        forms
+    }
+}
+
+/// What a model is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// network.toml and weights.safetensors: a model's folder, as eas reads it
+    Safetensors,
+    /// model.onnx, for ONNX runtimes
+    Onnx,
+    /// model.py and model.safetensors, for PyTorch
+    Pytorch,
+    /// All of these
+    All,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Predict {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// Pictures: PNG, JPEG or WebP; folders of them; `-` for one on standard input
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<PathBuf>,
+    /// Classes to tell for each
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) top: u16,
+    /// Print a line of JSON for each
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -6,7 +6,7 @@ pub const SUCCESS: u8 = 0;
 pub const FAILURE: u8 = 1;
 /// The command line, a spec or a file is wrong; the message says where.
 pub const BAD_INPUT: u8 = 2;
-/// The question was answered, and the answer is no: an edit changed the function.
+/// The question was answered, and the answer is no: an edit or an export changed the function.
 pub const NO: u8 = 3;
 /// A file of a run is not what was written to it.
 pub const DAMAGED: u8 = 4;

@@ -48,6 +48,13 @@ pub(crate) fn usage(error: &clap::Error) {
     let _ = error.print();
 }
 
+/// A text from elsewhere, such as the name of a class or of a file, without what would move a terminal's
+/// cursor or change its colours.
+pub(crate) fn legible(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escape).collect()
+}
+
 /// Rows as aligned columns; the first row is the header.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();

@@ -12,7 +12,7 @@ use anyhow::Context;
 use eas_controller::{
     Assignment, Batches, Evaluator, Outcome, Repeat, Scope, StopReason, Trial, TrialId, search,
 };
-use eas_ir::{Network, Rng, cost};
+use eas_ir::{Model, Network, Rng, cost};
 use eas_train::{Momentum, Recipe};
 use eas_transform::{Step, Transforms};
 
@@ -33,6 +33,32 @@ pub(crate) struct Found {
     pub(crate) winner: TrialResult,
     pub(crate) compared: Vec<(TrialResult, usize)>,
     pub(crate) ranks: Vec<Rank>,
+}
+
+/// What a search starts from.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// A network, with fresh weights.
+    Fresh(Network),
+    /// A network with the weights that it came with.
+    Given(Model),
+}
+
+impl Start {
+    pub(crate) fn network(&self) -> &Network {
+        match self {
+            Start::Fresh(network) => network,
+            Start::Given(model) => model.network(),
+        }
+    }
+
+    /// The model, where it came with weights.
+    pub(crate) fn model(&self) -> Option<&Model> {
+        match self {
+            Start::Fresh(_) => None,
+            Start::Given(model) => Some(model),
+        }
+    }
 }
 
 /// A network that may become a parent.
@@ -154,7 +180,7 @@ impl<'a, 'd> Search<'a, 'd> {
     }
 
     /// Stage by stage, each from the best network so far; then the best are finished.
-    pub(crate) fn run(&mut self, start: &Network) -> anyhow::Result<Found> {
+    pub(crate) fn run(&mut self, start: &Start) -> anyhow::Result<Found> {
         let first = self.start(start)?;
         let mut ranking = vec![first.clone()];
         self.dispatcher.set_deadline(self.schedule.deadline, self.schedule.given_up.clone());
@@ -181,11 +207,20 @@ impl<'a, 'd> Search<'a, 'd> {
     }
 
     /// Trains the start network, and trains it on while that pays.
-    fn start(&mut self, network: &Network) -> anyhow::Result<Candidate> {
+    fn start(&mut self, start: &Start) -> anyhow::Result<Candidate> {
         let (stream, recipe) = (self.rng.split("start"), self.plan.start.clone());
         let recipes = vec![recipe.clone()];
         let (id, seed) = (TrialId(0), stream.seed());
-        let record = self.trials.fresh(id, Purpose::Start, network, recipes, false, seed)?;
+        let record = match start {
+            Start::Fresh(network) => {
+                self.trials.fresh(id, Purpose::Start, network, recipes, false, seed)?
+            }
+            Start::Given(model) => {
+                let origin = Origin::given(model);
+                let network = model.network();
+                self.trials.record(id, Purpose::Start, origin, network, recipes, false, seed)?
+            }
+        };
         let first = self.carry_out_one(record)?;
         let why = match &first.ending {
             eas_controller::Ending::Failed { why } => why.clone(),
@@ -566,7 +601,7 @@ fn repeat(run: &Run, trial: &Trial, same: TrialId) -> anyhow::Result<Option<Tria
         Origin::Grown { parent, model, momentum, .. } => {
             Origin::Grown { parent, model, momentum, steps: trial.steps.clone() }
         }
-        fresh @ Origin::Fresh { .. } => fresh,
+        first @ (Origin::Fresh { .. } | Origin::Given { .. }) => first,
     };
     let record = TrialRecord { trial: trial.id, origin, part: None, ..known };
     run.begin(&record)?;

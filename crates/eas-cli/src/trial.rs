@@ -35,6 +35,8 @@ const BEAT: Duration = Duration::from_millis(250);
 pub(crate) struct Workshop<'a> {
     pub(crate) run: &'a Run,
     pub(crate) data: &'a TrainingData,
+    /// The start network, where it came with weights.
+    pub(crate) start: Option<&'a Model>,
     pub(crate) transforms: &'a Transforms,
     /// Between two checkpoints.
     pub(crate) checkpoint: Duration,
@@ -106,6 +108,14 @@ impl Workshop<'_> {
             Origin::Fresh { network } => {
                 Ok((None, Network::from_toml(network).context("trial.json: not a network")?))
             }
+            given @ Origin::Given { .. } => {
+                let start = self.start.filter(|start| Origin::given(start) == *given);
+                let start = start.context(
+                    "the start network or its weights aren't those that the search began with: they \
+                     have changed since",
+                )?;
+                Ok((Some(start.clone()), start.network().clone()))
+            }
             Origin::Grown { model, steps, .. } => {
                 let parent = self.run.model(*model)?.model;
                 let child = eas_transform::grow_network(parent.network(), steps, self.transforms)?;
@@ -129,10 +139,13 @@ impl Workshop<'_> {
             ready.progress.position.epoch = work.record.begin();
             return Ok(Ok(ready));
         }
-        let (Some(parent), Origin::Grown { momentum, steps, .. }) = (parent, &work.record.origin)
-        else {
-            let model = Model::initialise(network.clone(), &work.rng)?;
-            return Ok(Ok(ready(model, None, None)));
+        let (parent, momentum, steps) = match (parent, &work.record.origin) {
+            (Some(parent), Origin::Grown { momentum, steps, .. }) => (parent, momentum, steps),
+            (Some(start), Origin::Given { .. }) => return Ok(Ok(ready(start.clone(), None, None))),
+            _ => {
+                let model = Model::initialise(network.clone(), &work.rng)?;
+                return Ok(Ok(ready(model, None, None)));
+            }
         };
         let momentum = momentum.map(|digest| self.run.momentum(digest)).transpose()?;
         if steps.iter().all(Vec::is_empty) {
@@ -356,6 +369,7 @@ pub(crate) fn saved(model: Model, data: &TrainingData) -> anyhow::Result<SavedMo
     let metadata = Metadata {
         classes: data.classes.clone(),
         normalisation: Some(data.normalisation.clone()),
+        fit: data.train.source().fit(),
         probe: Some(Probe { images: raw, logits }),
     };
     Ok(SavedModel { model, metadata })

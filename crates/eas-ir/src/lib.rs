@@ -7,9 +7,11 @@
 
 mod cost;
 mod fingerprint;
+mod fold;
 mod forward;
 mod model;
 mod network;
+pub mod onnx;
 mod op;
 mod quantity;
 mod reference;
@@ -23,6 +25,7 @@ mod weights;
 
 pub use cost::{Cost, cost, node_cost};
 pub use fingerprint::Fingerprint;
+pub use fold::fold_batch_norms;
 pub use forward::{Forward, Gradients, Images, Mode, Moments};
 pub use model::{Model, ModelError};
 pub use network::{Label, Network, Node, NodeId, ParseIdError};
@@ -34,7 +37,7 @@ pub use registry::{
     resolved_options,
 };
 pub use rng::Rng;
-pub use saved::{LoadError, Metadata, Normalisation, Probe, SavedModel};
+pub use saved::{Fit, LoadError, Metadata, Normalisation, Probe, SavedModel};
 pub use shape::{Shape, ShapeError};
 pub use text::NetworkError;
 pub use verify::{

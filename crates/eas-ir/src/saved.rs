@@ -13,8 +13,10 @@ use ndarray::{Array, Array2, Array4, ArrayD, Dimension, IxDyn};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::Forward;
 use crate::model::{Model, ModelError};
 use crate::network::Network;
+use crate::onnx::{self, Given, OnnxError};
 use crate::text::{FORMAT, NetworkError, read};
 use crate::weights::{ParamId, Weights};
 
@@ -41,6 +43,23 @@ pub struct Normalisation {
     pub deviation: Vec<f32>,
 }
 
+/// How a picture becomes as large as what a network reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Cut to the part in its middle that has the right sides, which is scaled.
+    #[default]
+    Crop,
+    /// Both sides scaled.
+    Stretch,
+}
+
+impl Fit {
+    fn is_default(&self) -> bool {
+        *self == Fit::default()
+    }
+}
+
 /// A few images and what the model makes of them, so that whoever runs it elsewhere can tell whether
 /// it still is the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +77,8 @@ pub struct Metadata {
     pub classes: Vec<String>,
     /// What is done to images first.
     pub normalisation: Option<Normalisation>,
+    /// What is done to pictures of another size before that.
+    pub fit: Fit,
     /// A check.
     pub probe: Option<Probe>,
 }
@@ -146,6 +167,14 @@ pub enum LoadError {
         /// What is wrong.
         message: String,
     },
+    /// An ONNX file is damaged, or holds what has no form here.
+    #[error("{}: {error}", .path.display())]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: OnnxError,
+    },
     /// The weights don't fit the network.
     #[error("{}: {error}", .path.display())]
     Model {
@@ -163,6 +192,8 @@ pub(crate) struct MetadataText {
     classes: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     normalisation: Option<Normalisation>,
+    #[serde(default, skip_serializing_if = "Fit::is_default")]
+    fit: Fit,
 }
 
 impl SavedModel {
@@ -240,6 +271,7 @@ impl SavedModel {
         let metadata = MetadataText {
             classes: self.metadata.classes.clone(),
             normalisation: self.metadata.normalisation.clone(),
+            fit: self.metadata.fit,
         };
         let network = self.model.network();
         let header = Header { format: FORMAT, next: network.next(), metadata };
@@ -279,27 +311,50 @@ impl SavedModel {
         safetensors::serialize(views, None).map_err(damaged)
     }
 
-    /// Reads a folder, or the earlier model that a save which was cut off left beside it.
+    /// Whether a path is that of a model with weights, and not of a network alone: a folder with weights
+    /// in it, or an ONNX file.
+    pub fn has_weights(path: &Path) -> bool {
+        is_onnx(path) || whole(path).join(WEIGHTS).exists()
+    }
+
+    /// Reads a model as [`SavedModel::load`] does, and holds an ONNX file against the logits that lie
+    /// beside it ([`onnx::read_compared`]).
+    ///
+    /// # Errors
+    /// As [`SavedModel::load`]; also other logits than those.
+    pub fn load_compared(path: &Path, forward: &dyn Forward) -> Result<(Self, Given), LoadError> {
+        if is_onnx(path) {
+            onnx::read_compared(path, forward)
+        } else {
+            Ok((SavedModel::load(path)?, Given::default()))
+        }
+    }
+
+    /// Reads a folder, or the earlier model that a save which was cut off left beside it; or an ONNX
+    /// file, by its ending.
     ///
     /// # Errors
     /// Whatever is wrong with it: the file, the place in it, what was expected and what was found.
     pub fn load(directory: &Path) -> Result<Self, LoadError> {
+        if is_onnx(directory) {
+            return onnx::read(directory);
+        }
         let directory = whole(directory);
         let path = directory.join(NETWORK);
-        let (network, MetadataText { classes, normalisation }) = read_network(&path)?;
+        let (network, MetadataText { classes, normalisation, fit }) = read_network(&path)?;
         let weights_path = directory.join(WEIGHTS);
         let bytes = read_bounded(&weights_path, LONGEST_WEIGHTS)?;
         let (weights, probe) = read_weights(&weights_path, &bytes)?;
         let model = Model::new(network, weights)
             .map_err(|error| LoadError::Model { path: weights_path, error })?;
-        let metadata = Metadata { classes, normalisation, probe };
+        let metadata = Metadata { classes, normalisation, fit, probe };
         metadata.check(&model).map_err(|message| LoadError::Metadata { path, message })?;
         Ok(SavedModel { model, metadata })
     }
 }
 
 impl Metadata {
-    fn check(&self, model: &Model) -> Result<(), String> {
+    pub(crate) fn check(&self, model: &Model) -> Result<(), String> {
         let classes = model.classes();
         if !self.classes.is_empty() && self.classes.len() != classes {
             let found = self.classes.len();
@@ -346,15 +401,23 @@ impl Metadata {
 }
 
 impl Network {
-    /// Reads the architecture from a network file, or from a model's folder.
+    /// Reads the architecture from a network file, a model's folder, or an ONNX file.
     ///
     /// # Errors
     /// As [`SavedModel::load`].
     pub fn load(path: &Path) -> Result<Self, LoadError> {
+        if is_onnx(path) {
+            return onnx::read(path).map(|saved| saved.model.into_parts().0);
+        }
         let path = whole(path);
         let file = if path.is_dir() { path.join(NETWORK) } else { path };
         read_network(&file).map(|(network, _)| network)
     }
+}
+
+/// Whether a path is that of an ONNX file, and not of a folder.
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "onnx") && !path.is_dir()
 }
 
 /// What the system says, with the path it says it of.
@@ -395,7 +458,7 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
     // Opening a pipe would wait for a writer, and a device never ends.
     let metadata = at(path, fs::metadata(path))?;
     if !metadata.is_file() {

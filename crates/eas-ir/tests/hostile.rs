@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use eas_ir::{LoadError, Metadata, Network, Normalisation, Op, Probe, Rng, SavedModel, Shape};
+use eas_ir::{Fit, LoadError, Metadata, Network, Normalisation, Op, Probe, Rng, SavedModel, Shape};
 use ndarray::{Array2, Array4};
 
 use crate::allocations::largest_allocation;
@@ -54,6 +54,7 @@ fn full_model() -> SavedModel {
     let metadata = Metadata {
         classes: ["cat", "dog", "ship"].map(str::to_owned).to_vec(),
         normalisation: Some(Normalisation { mean: vec![0.5; 2], deviation: vec![0.25; 2] }),
+        fit: Fit::Stretch,
         probe: Some(Probe {
             images: Array4::from_elem((2, 2, 3, 3), 7),
             logits: Array2::from_elem((2, 3), 0.5),
@@ -417,7 +418,7 @@ fn what_is_no_file_is_refused() {
 }
 
 /// Changes some bytes: flips, overwrites, removes, inserts, repeats, or makes a number huge.
-fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
+pub(crate) fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
     for _ in 0..1 + rng.below(4) {
         let place = rng.below(bytes.len().max(1));
         let end = (place + 1 + rng.below(16)).min(bytes.len());

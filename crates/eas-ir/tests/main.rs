@@ -8,6 +8,8 @@ mod gradients;
 mod hostile;
 mod models;
 mod networks;
+mod onnx;
+mod onnx_hostile;
 mod reference;
 mod registry;
 mod round_trips;

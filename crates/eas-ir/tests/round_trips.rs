@@ -1,7 +1,7 @@
 //! What is written is read back, bit for bit.
 
 use eas_ir::{
-    Label, Metadata, Model, Network, NodeId, Normalisation, Op, ParamId, Probe, Rng, Role,
+    Fit, Label, Metadata, Model, Network, NodeId, Normalisation, Op, ParamId, Probe, Rng, Role,
     SavedModel, Shape,
 };
 use ndarray::{Array2, Array4};
@@ -29,7 +29,7 @@ fn any_float(rng: &mut Rng) -> f32 {
     }
 }
 
-fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
+pub(crate) fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
     let names =
         ["cat", "", "[normalisation]", "a \"quoted\"\nname", "ß → 猫", "id = \"n0\"", "\u{7f}"];
     let channels = model.input_shape().channels();
@@ -46,12 +46,13 @@ fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
     Metadata {
         classes: if rng.below(4) == 0 { Vec::new() } else { classes },
         normalisation: (rng.below(4) > 0).then_some(Normalisation { mean, deviation }),
+        fit: if rng.below(2) == 0 { Fit::Crop } else { Fit::Stretch },
         probe: (rng.below(4) > 0).then_some(Probe { images, logits }),
     }
 }
 
 /// Every float of a model and its metadata by its bits, which tell −0 from 0.
-fn bits(saved: &SavedModel) -> Vec<u32> {
+pub(crate) fn bits(saved: &SavedModel) -> Vec<u32> {
     let Metadata { classes: _, normalisation, probe } = &saved.metadata;
     let weights = saved.model.weights().values().flatten();
     let normalisation = normalisation.iter().flat_map(|n| n.mean.iter().chain(&n.deviation));

@@ -17,8 +17,8 @@ mod train;
 pub use cpu::{Cpu, CpuProgram, OpTime};
 pub use data::{
     Augment, Batches, DataOptions, DataPlugin, DataSource, Description, Labelled, Mirror, Split,
-    TrainingData, calibration_images, contact_sheet, data_sets, normalisation_of, normalise,
-    shared_images, split,
+    TrainingData, calibration_images, contact_sheet, data_sets, image_bytes, image_of, images_in,
+    normalisation_of, normalise, read_image, shared_images, split,
 };
 pub use engine::{Batch, Engine, Program, StepOptions, StepReport};
 pub use optimiser::{Nesterov, nesterov_step};

@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use eas_ir::{Bytes, Cost, Count, Label, Network, NodeId, Rng, Shape, Shapes, Violations, cost};
+use eas_ir::{
+    Bytes, Cost, Count, Forward, Label, Network, NodeId, Rng, SavedModel, Shape, Shapes,
+    Violations, cost,
+};
 use serde::{Deserialize, Serialize};
 
 /// The task that a start network is made for.
@@ -91,6 +94,16 @@ pub trait SearchSpace: Debug + Send + Sync {
     /// # Errors
     /// A problem that the space has no network for.
     fn start(&self, problem: &Problem) -> anyhow::Result<Network>;
+
+    /// The start network with weights that it has already, where the space brings some: a search trains
+    /// them on. Its network is that of [`SearchSpace::start`]. `forward` runs it where it came with
+    /// logits to be held against.
+    ///
+    /// # Errors
+    /// As [`SearchSpace::start`]; also a model that gives other logits than it came with.
+    fn start_model(&self, _: &Problem, _: &dyn Forward) -> anyhow::Result<Option<SavedModel>> {
+        Ok(None)
+    }
 
     /// The widths that the layer at `site` may have, rising; empty where it keeps its own.
     fn widths(&self, network: &Network, site: NodeId) -> &[usize];

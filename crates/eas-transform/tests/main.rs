@@ -5,5 +5,6 @@ mod chains;
 mod densenet;
 mod laws;
 mod networks;
+mod onnx;
 mod residual;
 mod spaces;

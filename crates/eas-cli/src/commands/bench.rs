@@ -1,14 +1,13 @@
 //! `eas bench`: how fast the engine trains and runs a network, by the program that the trainer uses.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Instant;
 
 use eas_ir::{Images, Mode, Model, Network, Rng, Shape, cost};
 use eas_train::{Batch, CpuProgram, FlatParameters, Precision, Program, Recipe, StepOptions};
 use serde::Serialize;
 
-use super::network_of;
+use super::given;
 use crate::args;
 use crate::exit;
 use crate::print::{self, percent};
@@ -34,8 +33,11 @@ struct Measured {
     /// Additions and multiplications of convolutions and linear layers as they are defined, a step
     /// being thrice the forward pass; the engine may do with fewer.
     gflops_per_second: f64,
-    /// Images a second in evaluation.
+    /// Images a second in evaluation, in batches as large as those of training.
     evaluation_images_per_second: f64,
+    /// Seconds to classify one image alone: the median, and what 95 of 100 take at most.
+    latency: f64,
+    latency_95: f64,
     /// Share of the step's time by operation.
     shares: Vec<Share>,
     /// The most memory that the process had, where the system tells.
@@ -50,7 +52,7 @@ struct Share {
 }
 
 pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
-    let network = network_of(Path::new(&args.network))?;
+    let network = given::network(&args.network, args.trial)?;
     let threads = args
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -61,8 +63,9 @@ pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
         return Ok(exit::SUCCESS);
     }
     let rate = |rate: f64| format!("{rate:.0} images/s");
+    let milliseconds = |seconds: f64| format!("{:.3} ms", 1e3 * seconds);
     print::result(&format!(
-        "{}, batch {}, {} thread(s)\n  training    {}, {:.1} GFLOP/s (fastest step {})\n  evaluation  {}\n  memory      {}\n",
+        "{}, batch {}, {} thread(s)\n  training    {}, {:.1} GFLOP/s (fastest step {})\n  evaluation  {}\n  one image   {}, 95 % within {}\n  memory      {}\n",
         measured.network,
         measured.batch,
         measured.threads,
@@ -70,6 +73,8 @@ pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
         measured.gflops_per_second,
         rate(measured.fastest_images_per_second),
         rate(measured.evaluation_images_per_second),
+        milliseconds(measured.latency),
+        milliseconds(measured.latency_95),
         measured.peak_memory_bytes.map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
     ));
     let mut rows = vec![vec!["op".to_owned(), "forward".to_owned(), "backward".to_owned()]];
@@ -102,24 +107,34 @@ fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Res
     for _ in 0..WARM_UP {
         step()?;
     }
-    let (training, fastest) = seconds(args.seconds, || step().map(drop))?;
+    let training = times(args.seconds, || step().map(drop))?;
     let shares = shares(&program);
-    let (evaluation, _) = seconds(0.3 * args.seconds, || {
+    let evaluation = times(0.3 * args.seconds, || {
         program.logits(&parameters, &batch.images, Mode::Evaluation).map(drop)
     })?;
+    // A program of its own, as one that classifies single images has it.
+    let mut program = CpuProgram::new(network)?;
+    let image = batch.images.slice_axis(ndarray::Axis(0), (..1).into()).to_owned();
+    let mut classify = || program.logits(&parameters, &image, Mode::Evaluation).map(drop);
+    for _ in 0..WARM_UP {
+        classify()?;
+    }
+    let alone = times(0.3 * args.seconds, classify)?;
     let cost = cost(network, model.shapes(), args.batch);
-    let images_per_second = args.batch as f64 / training;
+    let images_per_second = args.batch as f64 / quantile(&training, 0.5);
     Ok(Measured {
-        network: args.network.clone(),
+        network: args.network.display().to_string(),
         batch: args.batch,
         threads,
         precision,
         parameters: cost.parameters,
         macs: cost.macs,
         images_per_second,
-        fastest_images_per_second: args.batch as f64 / fastest,
+        fastest_images_per_second: args.batch as f64 / quantile(&training, 0.0),
         gflops_per_second: images_per_second * cost.macs as f64 * 6.0 / 1e9,
-        evaluation_images_per_second: args.batch as f64 / evaluation,
+        evaluation_images_per_second: args.batch as f64 / quantile(&evaluation, 0.5),
+        latency: quantile(&alone, 0.5),
+        latency_95: quantile(&alone, 0.95),
         shares,
         peak_memory_bytes: peak_memory(),
     })
@@ -137,12 +152,8 @@ fn random_batch(model: &Model, size: usize, rng: &mut Rng) -> anyhow::Result<Bat
     Ok(Batch { images, labels })
 }
 
-/// The median and the least time of some work, repeated for about `budget` seconds, five times at
-/// least.
-fn seconds(
-    budget: f64,
-    mut work: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<(f64, f64)> {
+/// The times of some work in order of length, repeated for about `budget` seconds, five times at least.
+fn times(budget: f64, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
     let started = Instant::now();
     let mut times = Vec::new();
     while times.len() < 5 || started.elapsed().as_secs_f64() < budget {
@@ -151,7 +162,13 @@ fn seconds(
         times.push(began.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
-    Ok((times[times.len() / 2], times[0]))
+    Ok(times)
+}
+
+/// The time that this share of them, from 0 to 1, takes at most.
+fn quantile(times: &[f64], share: f64) -> f64 {
+    let place = (share * times.len() as f64) as usize;
+    times[place.min(times.len() - 1)]
 }
 
 /// The share of each kind of operation in the time of all steps, the largest first.
@@ -185,6 +202,8 @@ fn peak_memory() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -192,7 +211,7 @@ mod tests {
         for (name, depth) in
             [("released", 6), ("paper", 6), ("wide", 6), ("found", 15), ("densenet", 40)]
         {
-            let network = network_of(Path::new(name)).unwrap();
+            let network = given::network(Path::new(name), None).unwrap();
             let model = Model::initialise(network, &Rng::new(1)).unwrap();
             assert_eq!(model.network().depth(), depth, "{name}");
             let shape = Shape::Image { channels: 3, height: 32, width: 32 };

@@ -5,7 +5,7 @@ use eas_train::shared_images;
 use serde::Serialize;
 
 use super::plan_of;
-use super::search::prepare;
+use super::search::{Prepared, prepare};
 use crate::args;
 use crate::exit;
 use crate::forecast::{Forecast, episodes, forecast};
@@ -31,7 +31,9 @@ struct Checked {
 
 pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
     let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
-    let (data, start) = prepare(&plan)?;
+    let Prepared { data, start, .. } = prepare(&plan)?;
+    let given = start.model().is_some();
+    let start = start.network();
     let shared = shared_images(&data.train, &data.validation).len();
     if shared > 0 {
         print::note(&format!(
@@ -40,13 +42,13 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
         ));
     }
     let shapes = start.verify()?;
-    let cost = cost(&start, &shapes, plan.start.batch);
+    let cost = cost(start, &shapes, plan.start.batch);
     let forecast = if args.no_forecast {
         None
     } else {
         let bar = print::Bar::new(1);
         bar.message("measuring a few training steps");
-        let measured = forecast(&plan, &start, &data);
+        let measured = forecast(&plan, start, &data);
         bar.finish();
         Some(measured?)
     };
@@ -59,7 +61,7 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
         start_parameters: cost.parameters,
         start_macs: cost.macs,
         start_memory: cost.memory,
-        episodes_log10: episodes(&plan, &start)?,
+        episodes_log10: episodes(&plan, start)?,
         children: plan.children(),
         forecast,
     };
@@ -83,7 +85,7 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
          data         {}: {} training, {} validation images, {} classes\n\
          space        {}; about 10^{:.0} different episodes on the start network, in stage 0\n\
          controller   {}\n\
-         start        depth {}, {} parameters, {} MACs, {} to train batches of {}\n\
+         start        depth {}, {} parameters, {} MACs, {} to train batches of {}{}\n\
          search       {} children of {} epochs{halved} in {} stages\n\
          final        {} of the best for {} epochs {weights}\n",
         checked.name,
@@ -99,6 +101,7 @@ pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
         Count(cost.macs),
         Bytes(cost.memory),
         plan.start.batch,
+        if given { "; its weights come with it" } else { "" },
         checked.children,
         plan.child.epochs,
         plan.stages.len(),

@@ -26,7 +26,7 @@ use crate::stop;
 pub(super) fn run(args: &args::Compare) -> anyhow::Result<u8> {
     let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
     stop::listen();
-    let (data, _) = prepare(&plan)?;
+    let data = prepare(&plan)?.data;
     let images = data.train.len() as u64;
     let default = || PathBuf::from(format!("runs/{}-compared", plan.name));
     let folder = args.out.clone().unwrap_or_else(default);

@@ -7,11 +7,13 @@ use eas_ir::{Cost, Count, Network, cost};
 use eas_transform::Step;
 use serde::Serialize;
 
+use super::bad_input;
+use super::given::{self, Given};
 use super::search::network_of_trial;
-use super::{bad_input, lineage, network_of};
-use crate::args;
+use crate::args::{self, TrialName};
 use crate::difference::{Change, changes, text};
 use crate::exit;
+use crate::lineage;
 use crate::print;
 use crate::runs::Run;
 
@@ -73,17 +75,18 @@ fn sides(args: &args::Diff) -> anyhow::Result<(Side, Side, Vec<Step>)> {
         )));
     }
     let run = Run::open(&args.first)?;
+    let trial = |name: TrialName| given::trial(&run, Some(name));
     match args.trials[..] {
-        [] => Ok((side_of(&run, TrialId(0))?, best(&run)?, Vec::new())),
-        [trial] => {
-            let result = run.result(TrialId(trial)).map_err(bad_input)?;
+        [] => Ok((side_of(&run, TrialId(0))?, side_of(&run, lineage::best(&run)?)?, Vec::new())),
+        [name] => {
+            let result = run.result(trial(name)?).map_err(bad_input)?;
             let parent = result.parent.ok_or_else(|| {
                 bad_input(format!("trial {} has no parent: give a second --trial", result.trial))
             })?;
             Ok((side_of(&run, parent)?, side_of(&run, result.trial)?, result.steps))
         }
         [first, second] => {
-            Ok((side_of(&run, TrialId(first))?, side_of(&run, TrialId(second))?, Vec::new()))
+            Ok((side_of(&run, trial(first)?)?, side_of(&run, trial(second)?)?, Vec::new()))
         }
         _ => Err(bad_input("expected one --trial or two")),
     }
@@ -91,13 +94,10 @@ fn sides(args: &args::Diff) -> anyhow::Result<(Side, Side, Vec<Step>)> {
 
 fn side(path: &Path) -> anyhow::Result<Side> {
     if Run::is_run(path) {
-        return best(&Run::open(path)?);
+        let run = Run::open(path)?;
+        return side_of(&run, lineage::best(&run)?);
     }
-    Ok(Side { name: path.display().to_string(), network: network_of(path)? })
-}
-
-fn best(run: &Run) -> anyhow::Result<Side> {
-    side_of(run, lineage::best(run)?)
+    Ok(Side { name: path.display().to_string(), network: given::network(path, None)? })
 }
 
 fn side_of(run: &Run, trial: TrialId) -> anyhow::Result<Side> {

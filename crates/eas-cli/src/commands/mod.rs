@@ -5,10 +5,13 @@ mod check;
 mod compare;
 mod data;
 mod diff;
+mod export;
 mod gc;
+mod given;
 mod init;
 mod lineage;
 mod list;
+mod predict;
 pub(crate) mod search;
 mod show;
 mod status;
@@ -23,7 +26,6 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
-use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use eas_ir::{LoadError, Value};
 use eas_train::{DataSource, data_sets};
@@ -66,6 +68,8 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Transform(args) => transform::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -170,33 +174,4 @@ pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn Da
         .map_err(|error| bad_input(format!("data set `{name}`: {}", error.message())))?;
     let (options, implementation) = (built.options, built.implementation);
     Ok(Named { name: name.to_owned(), options, implementation })
-}
-
-/// Reads a network file or a model's folder.
-pub(crate) fn load_network(path: &Path) -> anyhow::Result<eas_ir::Network> {
-    eas_ir::Network::load(path).context("not a network")
-}
-
-/// The networks that engines are measured on, by name.
-const NETWORKS: [(&str, &str); 5] = [
-    ("released", include_str!("../../../../benches/networks/released.toml")),
-    ("paper", include_str!("../../../../benches/networks/paper.toml")),
-    ("wide", include_str!("../../../../benches/networks/wide.toml")),
-    ("found", include_str!("../../../../benches/networks/found.toml")),
-    ("densenet", include_str!("../../../../benches/networks/densenet.toml")),
-];
-
-/// A network from a file or a model's folder, or by name where there is no such path.
-pub(crate) fn network_of(path: &Path) -> anyhow::Result<eas_ir::Network> {
-    let loaded = load_network(path);
-    if loaded.is_ok() || path.exists() {
-        return loaded;
-    }
-    let named = NETWORKS.iter().find(|(name, _)| Path::new(name) == path);
-    let (name, text) = named.ok_or_else(|| {
-        let names = NETWORKS.map(|(name, _)| name).join(", ");
-        let path = path.display();
-        bad_input(format!("expected a network file or one of {names}, found `{path}`"))
-    })?;
-    eas_ir::Network::from_toml(text).with_context(|| format!("network {name}"))
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use anyhow::{Context, bail};
 use eas_controller::{Ending, TrialId};
-use eas_ir::{Bytes, Network, Rng};
+use eas_ir::{Bytes, Network, Rng, SavedModel};
 use eas_train::{Split, TrainingData, split};
 use eas_transform::Problem;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{bad_input, plan_of};
 use crate::args;
 use crate::dispatcher::{Dispatcher, Interrupted};
+use crate::engine::ENGINE;
 use crate::executor::Local;
 use crate::exit;
 use crate::picture::{self, Picture};
@@ -21,7 +22,7 @@ use crate::report::{Reevaluated, Report};
 use crate::room;
 use crate::runs::{Build, Event, Gone, Lock, Purpose, Run, TrialResult};
 use crate::schedule::Schedule;
-use crate::search::{Found, Search};
+use crate::search::{Found, Search, Start};
 use crate::spec::read_plan;
 use crate::stop;
 use crate::storage::Keeper;
@@ -120,8 +121,17 @@ struct Summary {
     report: Report,
 }
 
-/// The data, split, and the start network for them.
-pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<(TrainingData, Network)> {
+/// What a plan begins with.
+pub(crate) struct Prepared {
+    /// The data, split; normalised as the start's weights know it, where it has some.
+    pub(crate) data: TrainingData,
+    pub(crate) start: Start,
+    /// Whether weights came without a normalisation, so that the data's own stands in for it.
+    pub(crate) guessed: bool,
+}
+
+/// The data and the start network for them.
+pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<Prepared> {
     let source = &plan.data.implementation;
     let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
     let known = source.describe(&plan.directory).map_err(wrong)?;
@@ -132,15 +142,21 @@ pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<(TrainingData, Network)> {
         directory: plan.directory.clone(),
     };
     let space = plan.space.implementation.as_ref();
-    let start = space
-        .start(&problem)
-        .map_err(|error| bad_input(format!("space.{}: {error:#}", plan.space.name)))?;
-    space.admits(&start, plan.child.batch).map_err(|refusal| {
+    let refused = |error: anyhow::Error| bad_input(format!("space.{}: {error:#}", plan.space.name));
+    let given = space.start_model(&problem, &ENGINE).map_err(refused)?;
+    let (start, normalisation) = match given {
+        Some(SavedModel { model, metadata }) => (Start::Given(model), metadata.normalisation),
+        None => (Start::Fresh(space.start(&problem).map_err(refused)?), None),
+    };
+    space.admits(start.network(), plan.child.batch).map_err(|refusal| {
         bad_input(format!("space.{}: the start network exceeds limits: {refusal}", plan.space.name))
     })?;
     let all = source.train(&plan.directory).map_err(wrong)?;
-    let data = split(all, source.options(), &Rng::new(plan.seed).split("data")).map_err(wrong)?;
-    Ok((data, start))
+    let mut data =
+        split(all, source.options(), &Rng::new(plan.seed).split("data")).map_err(wrong)?;
+    let guessed = matches!(start, Start::Given(_)) && normalisation.is_none();
+    data.normalisation = normalisation.unwrap_or(data.normalisation);
+    Ok(Prepared { data, start, guessed })
 }
 
 /// Does what is left of a run to do: all of it, where it is new.
@@ -148,7 +164,7 @@ fn coordinate(
     run: &Run,
     _lock: Lock,
     mut plan: Plan,
-    (data, start): (TrainingData, Network),
+    Prepared { data, start, guessed }: Prepared,
     workers: Option<Workers>,
     json: bool,
 ) -> anyhow::Result<u8> {
@@ -167,6 +183,12 @@ fn coordinate(
         data.validation.len(),
         run.root().display()
     ));
+    if guessed {
+        print::note(
+            "note: the start network's weights come without a normalisation of images; the data's own \
+             stands in for it",
+        );
+    }
     let done = run.listing()?.count();
     if done > 0 {
         print::note(&format!("{done} trials were done before"));
@@ -287,7 +309,7 @@ fn show(run: &Run, report: Report, json: bool) -> anyhow::Result<u8> {
     print::result(&format!(
         "\nBest network (trial {}):\n\n{network}\n{}\n\nTime {}. Everything is in {}: the model in \
          best/, the plan in plan.toml, the trials in trials/.\nNext: eas show {3}, eas diff {3}, eas trials \
-         {3}, eas transform {3}/best --apply '...' --out DIR",
+         {3}, eas export {3} --out DIR, eas predict {3} IMAGE",
         best.trial,
         report.text(),
         print::seconds(report.seconds),

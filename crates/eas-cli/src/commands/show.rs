@@ -9,9 +9,10 @@ use eas_ir::{Count, Network, SavedModel};
 use serde::Serialize;
 
 use super::search::network_of_trial;
-use super::{bad_input, lineage, network_of};
+use super::{bad_input, given};
 use crate::args::{self, Drawing};
 use crate::exit;
+use crate::lineage;
 use crate::picture::{self, Block, Picture};
 use crate::print;
 use crate::report::{Reevaluated, Report};
@@ -58,15 +59,11 @@ fn shown(args: &args::Show) -> anyhow::Result<String> {
     if Run::is_run(&args.path) {
         let run = Run::open(&args.path)?;
         return match args.trial() {
-            Some(trial) => show_trial(&run, TrialId(trial), args),
+            Some(name) => show_trial(&run, given::trial(&run, Some(name))?, args),
             None => show_run(&run, args),
         };
     }
-    if args.trial().is_some() {
-        let path = args.path.display();
-        return Err(bad_input(format!("{path}: only a run has trials, and this is no run")));
-    }
-    let network = network_of(&args.path)?;
+    let network = given::network(&args.path, args.trial())?;
     let classes = classes_of(&args.path);
     show_network(&network, classes, None, args)
 }

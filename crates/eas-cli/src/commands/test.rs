@@ -6,6 +6,7 @@ use eas_ir::{Normalisation, SavedModel};
 use eas_train::{Split, TrainingData, accuracy, normalisation_of};
 use serde::Serialize;
 
+use super::given::{self, Given};
 use super::{bad_input, data_of};
 use crate::args;
 use crate::engine::ENGINE;
@@ -20,15 +21,14 @@ struct Tested {
 }
 
 pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
-    let SavedModel { model, metadata } = SavedModel::load(&args.model)?;
+    let Given { name, saved: SavedModel { model, metadata }, .. } = given::model(&args.model)?;
     let source = data_of(&args.data, &args.set)?;
     let directory = Path::new("");
     let known = source.implementation.describe(directory).map_err(bad_input)?;
     let (shape, classes) = (known.shape, known.classes);
     if model.input_shape() != shape || model.classes() != classes.len() {
         return Err(bad_input(format!(
-            "{}: the model takes {} and tells {} classes apart; data set `{}` has {shape} and {}",
-            args.model.display(),
+            "{name}: the model takes {} and tells {} classes apart; data set `{}` has {shape} and {}",
             model.input_shape(),
             model.classes(),
             source.name,
@@ -41,8 +41,7 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     let test = Split::all(source.implementation.test(directory).map_err(bad_input)?);
     let normalisation: Normalisation = metadata.normalisation.ok_or_else(|| {
         bad_input(format!(
-            "{}: the model doesn't say how images are normalised; those of the test images would be {:?}",
-            args.model.display(),
+            "{name}: the model doesn't say how images are normalised; those of the test images would be {:?}",
             normalisation_of(&test)
         ))
     })?;

@@ -2,15 +2,16 @@
 
 use std::ops::ControlFlow;
 
-use eas_ir::{LoadError, Metadata, Model, Rng, SavedModel};
+use eas_ir::{Metadata, Model, Rng, SavedModel};
 use eas_train::{EpochRecord, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
 use serde::Serialize;
 
-use super::{bad_input, data_of, load_network};
+use super::{bad_input, data_of, given};
 use crate::args;
 use crate::engine::ENGINE;
 use crate::exit;
 use crate::print::{self, percent};
+use crate::runs::Run;
 use crate::spec::as_toml;
 use crate::stop;
 use crate::trial::saved;
@@ -107,16 +108,15 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
 
 /// The model's own weights where there are some, else fresh ones without metadata.
 fn model(args: &args::Train, rng: &Rng) -> anyhow::Result<SavedModel> {
-    if args.network.is_dir() && !args.from_scratch {
-        match SavedModel::load(&args.network) {
-            Ok(saved) => return Ok(saved),
-            Err(LoadError::Io { path, error })
-                if error.kind() == std::io::ErrorKind::NotFound
-                    && path.extension().is_some_and(|ending| ending == "safetensors") => {}
-            Err(error) => return Err(error.into()),
-        }
+    let is_model = args.trial.is_some()
+        || Run::is_run(&args.network)
+        || SavedModel::has_weights(&args.network);
+    if is_model && !args.from_scratch {
+        let asked = args::Model { path: args.network.clone(), trial: args.trial };
+        return Ok(given::model(&asked)?.saved);
     }
-    let model = Model::initialise(load_network(&args.network)?, &rng.split("initialise"))?;
+    let network = given::network(&args.network, args.trial)?;
+    let model = Model::initialise(network, &rng.split("initialise"))?;
     Ok(SavedModel { model, metadata: Metadata::default() })
 }
 

@@ -6,7 +6,7 @@ use eas_transform::{
 };
 use serde::Serialize;
 
-use super::bad_input;
+use super::{bad_input, given};
 use crate::args;
 use crate::engine::ENGINE;
 use crate::exit;
@@ -22,7 +22,7 @@ struct Edited {
 }
 
 pub(super) fn run(args: &args::Transform) -> anyhow::Result<u8> {
-    let SavedModel { model, metadata } = SavedModel::load(&args.model)?;
+    let SavedModel { model, metadata } = given::model(&args.model)?.saved;
     let edits = args
         .apply
         .iter()

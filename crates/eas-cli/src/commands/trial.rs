@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use eas_controller::TrialId;
 
-use super::search::{plan_of_run, prepare};
+use super::search::{Prepared, plan_of_run, prepare};
 use crate::args;
 use crate::exit;
 use crate::runs::Run;
@@ -22,7 +22,7 @@ pub(super) fn run(args: &args::Trial) -> anyhow::Result<u8> {
     }
     let record = run.record(trial)?;
     let plan = plan_of_run(&run)?;
-    let (data, _) = prepare(&plan)?;
+    let Prepared { data, start, .. } = prepare(&plan)?;
     let found = data.digest();
     ensure!(
         found == record.data,
@@ -33,6 +33,7 @@ pub(super) fn run(args: &args::Trial) -> anyhow::Result<u8> {
     let workshop = Workshop {
         run: &run,
         data: &data,
+        start: start.model(),
         transforms: &plan.transforms,
         checkpoint: plan.running.checkpoint,
     };

@@ -7,7 +7,7 @@ use eas_transform::Transforms;
 use serde::Serialize;
 
 use super::bad_input;
-use super::search::{plan_of_run, prepare};
+use super::search::{Prepared, plan_of_run, prepare};
 use crate::args;
 use crate::dispatcher::Dispatcher;
 use crate::engine::ENGINE;
@@ -17,7 +17,7 @@ use crate::print::{self, Bar, percent};
 use crate::report::Report;
 use crate::runs::{Run, TrialResult, Unfinished};
 use crate::schedule::Schedule;
-use crate::search::Search;
+use crate::search::{Search, Start};
 
 /// Images by which an accuracy may differ on another machine, whose sums round otherwise.
 const TOLERANCE: f64 = 2.0;
@@ -81,7 +81,7 @@ pub(super) fn run(args: &args::Verify) -> anyhow::Result<u8> {
         Ok(Some(true) | None) => {}
         Err(error) => problems.push(format!("index.sqlite: {error:#}")),
     }
-    let (data, start) = prepare(&plan)?;
+    let Prepared { data, start, .. } = prepare(&plan)?;
     let replayed = replay(&run, &mut plan, &data, &start);
     let mut finished = false;
     let mut best = None;
@@ -192,7 +192,7 @@ fn replay(
     run: &Run,
     plan: &mut Plan,
     data: &TrainingData,
-    start: &eas_ir::Network,
+    start: &Start,
 ) -> anyhow::Result<TrialResult> {
     let schedule = Schedule::new(plan, &run.events()?);
     let digest = data.digest();

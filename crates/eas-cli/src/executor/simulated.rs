@@ -11,7 +11,7 @@ use eas_ir::{Network, Rng};
 use eas_train::TrainingData;
 
 use super::{Claim, Executor, Exit, Job, JobName};
-use crate::commands::search::prepare;
+use crate::commands::search::{Prepared, prepare};
 use crate::dispatcher::Dispatcher;
 use crate::plan::Plan;
 use crate::print::{Bar, note};
@@ -147,7 +147,7 @@ struct Made {
 impl Made {
     fn new(folder: &Path, set: &[String]) -> Self {
         let plan = read_plan("many.toml", SPEC, set, Path::new("")).unwrap();
-        let (data, start) = prepare(&plan).unwrap();
+        let Prepared { data, start, .. } = prepare(&plan).unwrap();
         let build = Build::current().unwrap();
         let run = Run::create(folder, SPEC, &plan.text, Path::new("."), &build).unwrap();
         Made { plan, data, start, run }

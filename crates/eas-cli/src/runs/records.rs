@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use eas_controller::{Ending, TrialId};
-use eas_ir::{Cost, Count, Network};
+use eas_ir::{Cost, Count, Model, Network};
 use eas_train::Recipe;
 use eas_transform::{Certificate, Edit, Step};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,36 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
+    /// Every purpose.
+    pub(crate) const ALL: [Purpose; 10] = [
+        Purpose::Start,
+        Purpose::Child,
+        Purpose::Reevaluation,
+        Purpose::Promoted,
+        Purpose::Final,
+        Purpose::StartLonger,
+        Purpose::Scratch,
+        Purpose::StartCompute,
+        Purpose::ScratchCompute,
+        Purpose::Ranked,
+    ];
+
+    /// Its name in records and on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Purpose::Start => "start",
+            Purpose::Child => "child",
+            Purpose::Reevaluation => "reevaluation",
+            Purpose::Promoted => "promoted",
+            Purpose::Final => "final",
+            Purpose::StartLonger => "start_longer",
+            Purpose::Scratch => "scratch",
+            Purpose::StartCompute => "start_compute",
+            Purpose::ScratchCompute => "scratch_compute",
+            Purpose::Ranked => "ranked",
+        }
+    }
+
     /// What the search goes on from or hands over, rather than comparing others with it.
     pub(crate) const CANDIDATES: [Purpose; 4] =
         [Purpose::Start, Purpose::Child, Purpose::Promoted, Purpose::Final];
@@ -71,8 +101,24 @@ impl Purpose {
 pub(crate) enum Origin {
     /// Fresh weights for this network, as TOML.
     Fresh { network: String },
+    /// The weights that the start network came with, by their digest.
+    Given { network: String, weights: Digest },
     /// A trained parent's model, and its momentum where that is carried on.
     Grown { parent: TrialId, model: Digest, momentum: Option<Digest>, steps: Vec<Step> },
+}
+
+impl Origin {
+    /// The weights that the start network came with.
+    pub(crate) fn given(model: &Model) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for (id, values) in model.weights() {
+            hasher.update(id.to_string().as_bytes());
+            values.iter().for_each(|value| {
+                hasher.update(&value.to_le_bytes());
+            });
+        }
+        Origin::Given { network: model.network().to_toml(), weights: Digest(hasher.finalize()) }
+    }
 }
 
 /// A part of a child's training, from one comparison with its batch to the next.
@@ -188,7 +234,7 @@ impl TrialRecord {
     /// The trial whose weights it inherits.
     pub(crate) fn parent(&self) -> Option<TrialId> {
         match self.origin {
-            Origin::Fresh { .. } => None,
+            Origin::Fresh { .. } | Origin::Given { .. } => None,
             Origin::Grown { parent, .. } => Some(parent),
         }
     }
@@ -198,7 +244,7 @@ impl TrialRecord {
     pub(crate) fn is_same_training(&self, other: &TrialRecord) -> bool {
         let origin = |record: &TrialRecord| match &record.origin {
             Origin::Grown { model, momentum, .. } => Some((*model, *momentum)),
-            Origin::Fresh { .. } => None,
+            Origin::Fresh { .. } | Origin::Given { .. } => None,
         };
         let part = |record: &TrialRecord| {
             let continued = record.continues().map(|before| (before.model, before.momentum));
@@ -217,7 +263,7 @@ impl TrialRecord {
     /// The result of this trial.
     pub(crate) fn ended(&self, ending: Ending, attempt: u32, seconds: f64) -> TrialResult {
         let steps = match &self.origin {
-            Origin::Fresh { .. } => Vec::new(),
+            Origin::Fresh { .. } | Origin::Given { .. } => Vec::new(),
             Origin::Grown { steps, .. } => steps.clone(),
         };
         TrialResult {

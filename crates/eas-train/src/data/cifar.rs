@@ -129,6 +129,10 @@ augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
 }
 
 impl DataSource for Cifar {
+    fn licence(&self) -> &str {
+        "none is stated by its author (Krizhevsky 2009)"
+    }
+
     fn options(&self) -> DataOptions {
         self.options
     }

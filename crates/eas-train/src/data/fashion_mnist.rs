@@ -73,6 +73,10 @@ augment = { pad_crop = 2, mirror = true }  # shift by up to 2 pixels, mirror
 }
 
 impl DataSource for FashionMnistSubset {
+    fn licence(&self) -> &str {
+        "MIT (Zalando SE)"
+    }
+
     fn options(&self) -> DataOptions {
         DataOptions { validation: self.validation, train: self.train, augment: self.augment }
     }

@@ -5,30 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Cursor, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use eas_ir::{Built, Plugin, Shape, parse_options, resolved_options};
-use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use eas_ir::{Built, Fit, Plugin, Shape, parse_options, resolved_options};
 use rayon::prelude::*;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::files::{MOST_PIXELS, open};
+use super::files::MOST_PIXELS;
+use super::image_file::{image_bytes, image_of, is_image, name_of, visible};
 use super::options::AugmentOptions;
 use super::{Augment, DataOptions, DataPlugin, DataSource, Description, Labelled, Mirror, resolve};
 
-/// The longest side of an image that is decoded.
-const LONGEST_SIDE: u32 = 16_384;
-/// The most memory that decoding one image may take: 512 MiB.
-const MOST_MEMORY: u64 = 512 << 20;
-/// The most bytes of a file.
-const MOST_BYTES: u64 = 256 << 20;
 /// Labels are u8.
 const MOST_CLASSES: usize = 256;
-const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,17 +44,6 @@ struct Folder {
     train: Option<usize>,
     #[serde(default)]
     augment: AugmentOptions,
-}
-
-/// How an image becomes square.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Fit {
-    /// Cut to the square in its middle, which is scaled.
-    #[default]
-    Crop,
-    /// Both sides scaled.
-    Stretch,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,7 +226,8 @@ impl Folder {
             Some(cache) => self.cached(&cache, files)?,
             None => self.decoded(files)?.1,
         };
-        let labelled = Labelled::new(self.shape(), classes.to_vec(), pixels, labels)?;
+        let labelled =
+            Labelled::new(self.shape(), classes.to_vec(), pixels, labels)?.with_fit(self.fit);
         if self.group.is_none() {
             return Ok(labelled);
         }
@@ -261,7 +243,7 @@ impl Folder {
     fn cached(&self, cache: &Path, files: &[File]) -> anyhow::Result<Vec<u8>> {
         let digests: Vec<blake3::Hash> = files
             .par_iter()
-            .map(|file| Ok(blake3::hash(&bytes(&file.path)?)))
+            .map(|file| Ok(blake3::hash(&image_bytes(&file.path)?)))
             .collect::<anyhow::Result<_>>()?;
         let length = files.len() * self.channels() * self.size * self.size;
         if let Some(pixels) = packed(&cache.join(self.packed_name(&digests)), length) {
@@ -288,76 +270,15 @@ impl Folder {
     /// The digest of each file, and the images of all, `[count, channels, size, size]`.
     fn decoded(&self, files: &[File]) -> anyhow::Result<(Vec<blake3::Hash>, Vec<u8>)> {
         let read = |file: &File| {
-            let bytes = bytes(&file.path)?;
-            let image = self.image(&bytes).with_context(|| file.path.display().to_string())?;
+            let bytes = image_bytes(&file.path)?;
+            let image = image_of(&bytes, self.shape(), self.fit)
+                .with_context(|| file.path.display().to_string())?;
             Ok((blake3::hash(&bytes), image))
         };
         let read: Vec<_> = files.par_iter().map(read).collect::<anyhow::Result<_>>()?;
         let (digests, images): (Vec<_>, Vec<_>) = read.into_iter().unzip();
         Ok((digests, images.concat()))
     }
-
-    /// One image, `[channels, size, size]`.
-    fn image(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let decoded = decode(bytes)?;
-        let (width, height, side) = (decoded.width(), decoded.height(), self.size as u32);
-        let square = match self.fit {
-            // Before it is scaled: the whole of a long picture would take gigabytes.
-            Fit::Crop if width != height => {
-                let shorter = width.min(height);
-                let (left, top) = ((width - shorter) / 2, (height - shorter) / 2);
-                decoded.crop_imm(left, top, shorter, shorter)
-            }
-            Fit::Crop | Fit::Stretch => decoded,
-        };
-        let image = match (square.width(), square.height()) == (side, side) {
-            true => square,
-            false => square.resize_exact(side, side, FilterType::Triangle),
-        };
-        Ok(match self.colour {
-            Colour::Grey => image.into_luma8().into_raw(),
-            Colour::Rgb => {
-                let values = image.into_rgb8().into_raw();
-                (0..3).flat_map(|channel| values[channel..].iter().step_by(3).copied()).collect()
-            }
-        })
-    }
-}
-
-/// The bytes of an image's file.
-fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = open(path, "an image")?;
-    let read = file.take(MOST_BYTES + 1).read_to_end(&mut bytes);
-    read.with_context(|| format!("{}: expected an image", path.display()))?;
-    ensure!(
-        bytes.len() as u64 <= MOST_BYTES,
-        "{}: expected at most {MOST_BYTES} bytes, found more",
-        path.display()
-    );
-    Ok(bytes)
-}
-
-/// Decodes an image, whatever its file's name says it is, and turns it as its camera was held.
-fn decode(bytes: &[u8]) -> anyhow::Result<DynamicImage> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(LONGEST_SIDE);
-    limits.max_image_height = Some(LONGEST_SIDE);
-    limits.max_alloc = Some(MOST_MEMORY);
-    reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder().context("expected a PNG, JPEG or WebP image")?;
-    let (width, height) = decoder.dimensions();
-    ensure!(
-        width.max(height) <= LONGEST_SIDE && decoder.total_bytes() <= MOST_MEMORY,
-        "byte 0: expected sides of at most {LONGEST_SIDE} pixels and {MOST_MEMORY} bytes in all, found \
-         {width}x{height}"
-    );
-    decoder.set_limits(limits).context("expected an image within the limits of memory")?;
-    let turned = decoder.orientation().context("expected an image")?;
-    let mut image = DynamicImage::from_decoder(decoder).context("expected a whole image")?;
-    image.apply_orientation(turned);
-    Ok(image)
 }
 
 /// All images of the classes of a folder, in order of their paths. Hidden files and folders don't count.
@@ -369,10 +290,7 @@ fn list(folder: &Path, pattern: Option<&Regex>) -> anyhow::Result<Vec<File>> {
         }
         let name = name_of(&class);
         for path in visible(&class)? {
-            let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
-            let is_image =
-                extension.is_some_and(|found| EXTENSIONS.iter().any(|known| found == *known));
-            if !is_image {
+            if !is_image(&path) {
                 continue;
             }
             let own = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
@@ -385,18 +303,6 @@ fn list(folder: &Path, pattern: Option<&Regex>) -> anyhow::Result<Vec<File>> {
     }
     files.sort();
     Ok(files)
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn visible(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let shown = folder.display();
-    let entries = fs::read_dir(folder).with_context(|| format!("{shown}: expected a folder"))?;
-    let paths: Vec<PathBuf> =
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    Ok(paths.into_iter().filter(|path| !name_of(path).starts_with('.')).collect())
 }
 
 /// Names of the classes, in order.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use eas_ir::Shape;
+use eas_ir::{Fit, Shape};
 
 /// Images and what they show. A clone shares the images.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Labelled {
     classes: Arc<Vec<String>>,
     /// A group each, `[count]`, where there are groups.
     groups: Option<Arc<Vec<u32>>>,
+    /// How images of other sizes were brought to this one.
+    fit: Fit,
     channels: usize,
     height: usize,
     width: usize,
@@ -54,7 +56,8 @@ impl Labelled {
             );
         }
         let (pixels, labels, classes) = (Arc::new(pixels), Arc::new(labels), Arc::new(classes));
-        Ok(Labelled { pixels, labels, classes, groups: None, channels, height, width })
+        let (groups, fit) = (None, Fit::default());
+        Ok(Labelled { pixels, labels, classes, groups, fit, channels, height, width })
     }
 
     /// The same images in groups, of which a split keeps each on one side: frames of one film, pictures
@@ -66,6 +69,17 @@ impl Labelled {
         let (images, found) = (self.len(), groups.len());
         ensure!(found == images, "expected a group for each of {images} images, found {found}");
         Ok(Labelled { groups: Some(Arc::new(groups)), ..self })
+    }
+
+    /// The same images, which were brought to their size in this way.
+    #[must_use]
+    pub fn with_fit(self, fit: Fit) -> Self {
+        Labelled { fit, ..self }
+    }
+
+    /// How images of other sizes were brought to this one, and have to be to be classified.
+    pub fn fit(&self) -> Fit {
+        self.fit
     }
 
     /// The group of each image, where there are groups.

@@ -11,6 +11,7 @@ mod folder;
 #[cfg(test)]
 mod formats;
 mod idx;
+mod image_file;
 mod labelled;
 #[cfg(test)]
 mod laws;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 
 pub use batches::{Batches, calibration_images, normalise};
+pub use image_file::{image_bytes, image_of, images_in, read_image};
 pub use labelled::Labelled;
 pub use options::{Augment, DataOptions, Mirror};
 pub use sheet::contact_sheet;
@@ -48,6 +50,11 @@ pub struct Description {
 pub trait DataSource: Debug + Send + Sync {
     /// What the spec says about its use.
     fn options(&self) -> DataOptions;
+
+    /// What its images may be used for, as far as it is known: a licence, or what their authors say.
+    fn licence(&self) -> &str {
+        "not known to EAS"
+    }
 
     /// Where its files are, if it reads any.
     fn path(&self) -> Option<&Path>;

@@ -55,6 +55,10 @@ augment = { pad_crop = 0, mirror = false }  # shift by up to so many pixels; mir
 }
 
 impl DataSource for Svhn {
+    fn licence(&self) -> &str {
+        "for non-commercial use only (Netzer et al. 2011)"
+    }
+
     fn options(&self) -> DataOptions {
         let augment = self.augment.or(Augment::NONE);
         DataOptions { validation: self.validation, train: self.train, augment }

@@ -134,6 +134,10 @@ impl Synthetic {
 }
 
 impl DataSource for Synthetic {
+    fn licence(&self) -> &str {
+        "none needed: EAS makes the images up"
+    }
+
     fn options(&self) -> DataOptions {
         DataOptions { validation: self.validation, train: self.train, augment: self.augment }
     }

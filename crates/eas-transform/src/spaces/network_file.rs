@@ -1,11 +1,12 @@
-//! Any network file as the start of a search.
+//! Any network file as the start of a search: of this program, with or without weights, or in ONNX.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use eas_ir::{
-    Built, Label, Network, NodeId, Op, Plugin, Rng, Shape, parse_options, resolved_options,
+    Built, Forward, Label, Network, NodeId, Op, Plugin, Rng, SavedModel, Shape, parse_options,
+    resolved_options,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ use crate::space::{Limits, Problem, SearchSpace, Token};
 #[serde(deny_unknown_fields)]
 pub struct NetworkFile {
     start: PathBuf,
+    #[serde(default)]
+    weights: StartWeights,
     #[serde(default = "default_filters")]
     filters: Widths,
     #[serde(default = "default_units")]
@@ -28,6 +31,17 @@ pub struct NetworkFile {
     kernels: Kernels,
     #[serde(default)]
     limits: Limits,
+}
+
+/// What the start network begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StartWeights {
+    /// The weights of the file, where it has some.
+    #[default]
+    Inherited,
+    /// Fresh ones.
+    Scratch,
 }
 
 fn default_filters() -> Widths {
@@ -46,7 +60,8 @@ inventory::submit! {
     SpacePlugin(Plugin::new(
         "network",
         "whatever grows from a network file of your own",
-        r#"start = "network.toml"  # the file, or a model's folder; relative to the spec
+        r#"start = "network.toml"  # the file, a model's folder, or an ONNX file; relative to the spec
+weights = "inherited"  # those of the folder or ONNX file (a network file alone has none), or "scratch"
 filters = [16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512]  # what a convolution may be widened to
 units = [64, 128, 256, 384, 512, 640, 768, 896, 1024]  # what a linear layer may be widened to
 kernels = [1, 3, 5]  # kernel sizes a convolution may have
@@ -72,27 +87,47 @@ fn check_labels(network: &Network) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl SearchSpace for NetworkFile {
-    fn start(&self, problem: &Problem) -> anyhow::Result<Network> {
-        let path = problem.directory.join(&self.start);
-        let network = Network::load(&path)?;
+impl NetworkFile {
+    /// Whether a network is one for a problem.
+    fn check(&self, network: &Network, problem: &Problem) -> anyhow::Result<()> {
         let input = network.input().map(|node| node.op);
         let wanted = Op::Input { shape: problem.input };
         ensure!(
             input == Some(wanted),
-            "{}: expected {wanted} as the data has it, found {}",
-            path.display(),
+            "expected {wanted} as the data has it, found {}",
             input.map_or("none".to_owned(), |op| op.to_string())
         );
         let logits = network.verify()?.output();
         let wanted = Shape::Flat { features: problem.classes };
         ensure!(
             logits == wanted,
-            "{}: expected {wanted} logits, one for each class of the data, found {logits}",
-            path.display()
+            "expected {wanted} logits, one for each class of the data, found {logits}"
         );
-        check_labels(&network).with_context(|| path.display().to_string())?;
+        check_labels(network)
+    }
+}
+
+impl SearchSpace for NetworkFile {
+    fn start(&self, problem: &Problem) -> anyhow::Result<Network> {
+        let path = problem.directory.join(&self.start);
+        let network = Network::load(&path)?;
+        self.check(&network, problem).with_context(|| path.display().to_string())?;
         Ok(network)
+    }
+
+    fn start_model(
+        &self,
+        problem: &Problem,
+        forward: &dyn Forward,
+    ) -> anyhow::Result<Option<SavedModel>> {
+        let path = problem.directory.join(&self.start);
+        if self.weights == StartWeights::Scratch || !SavedModel::has_weights(&path) {
+            return Ok(None);
+        }
+        let (saved, _) = SavedModel::load_compared(&path, forward)?;
+        let network = saved.model.network();
+        self.check(network, problem).with_context(|| path.display().to_string())?;
+        Ok(Some(saved))
     }
 
     fn widths(&self, network: &Network, site: NodeId) -> &[usize] {

@@ -1,0 +1,561 @@
+//! What each operator of ONNX is in the IR.
+
+use super::affine::{Affine, per_channel};
+use super::call::Call;
+use super::import::{Activation, Import, Value};
+use super::messages::{FLOAT, INT64};
+use super::sizes::{Size, Sizes};
+use super::tensors::few;
+use crate::network::NodeId;
+use crate::op::{BATCH_NORM_EPSILON, Op};
+use crate::shape::Shape;
+use crate::weights::{ParamId, Role, Tensor, tensor};
+
+pub(super) type Reader<'a> = fn(&mut Import<'a>, Call<'a>) -> Result<Value, String>;
+
+/// Who reads an operator.
+pub(super) fn reader<'a>(op_type: &str) -> Option<Reader<'a>> {
+    Some(match op_type {
+        "Add" | "Div" | "Mul" | "Sub" => Import::arithmetic,
+        "AveragePool" => Import::average_pool,
+        "BatchNormalization" => Import::batch_norm,
+        "Cast" => Import::cast,
+        "Concat" => Import::concat,
+        "Constant" => Import::constant_node,
+        "Conv" => Import::conv,
+        "Dropout" => Import::dropout,
+        "Flatten" => Import::flatten,
+        "Gather" => Import::gather,
+        "Gemm" => Import::gemm,
+        "GlobalAveragePool" => Import::global_pool,
+        "Identity" => Import::identity,
+        "MatMul" => Import::mat_mul,
+        "MaxPool" => Import::max_pool,
+        "ReduceMean" => Import::reduce_mean,
+        "Relu" => Import::relu,
+        "Reshape" => Import::reshape,
+        "Shape" => Import::shape,
+        "Slice" => Import::slice,
+        "Squeeze" => Import::squeeze,
+        "Sum" => Import::sum,
+        "Transpose" => Import::transpose,
+        "Unsqueeze" => Import::unsqueeze,
+        _ => return None,
+    })
+}
+
+/// What to do about an operator that isn't supported, where something can be done.
+pub(super) fn hint(op_type: &str) -> Option<&'static str> {
+    Some(match op_type {
+        "Softmax" | "LogSoftmax" => {
+            "this operator isn't supported: export the network up to its logits, without a softmax"
+        }
+        "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "ConvInteger" => {
+            "this operator isn't supported: export the network before it is quantised"
+        }
+        "If" | "Loop" | "Scan" => {
+            "this operator isn't supported: export a network without control flow"
+        }
+        _ => return None,
+    })
+}
+
+impl<'a> Import<'a> {
+    fn relu(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&[])?;
+        self.elementwise(call, Op::Relu, Vec::new())
+    }
+
+    fn conv(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
+        let (input, image) = self.image(call)?;
+        let weight = self.floats(call, 1)?;
+        let &[filters, _, height, width] = weight.shape() else {
+            return Err(format!("expected a kernel of 4 sides, found {}", few(weight.shape())));
+        };
+        let window = call.window(image, Some([height, width]))?;
+        let groups = usize::try_from(call.int("group", 1)).unwrap_or(0);
+        let mut parameters = vec![(Role::Weight, weight)];
+        if call.input(2).is_some() {
+            parameters.push((Role::Bias, self.floats(call, 2)?));
+        }
+        let op = Op::Conv {
+            filters,
+            kernel: window.size,
+            stride: window.stride,
+            padding: window.padding,
+            groups,
+            bias: parameters.len() > 1,
+        };
+        Ok(Value::Node(Activation::of(self.push(call, op, &[input], parameters)?)))
+    }
+
+    fn batch_norm(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["epsilon", "momentum", "training_mode"])?;
+        call.expect("training_mode", 0)?;
+        let mut parameters = Vec::new();
+        for (place, role) in (1..).zip([Role::Gamma, Role::Beta, Role::Mean, Role::Variance]) {
+            parameters.push((role, self.floats(call, place)?));
+        }
+        let op = Op::BatchNorm { epsilon: call.float("epsilon", BATCH_NORM_EPSILON) };
+        self.elementwise(call, op, parameters)
+    }
+
+    fn max_pool(&mut self, call: Call<'a>) -> Result<Value, String> {
+        let known = [
+            "auto_pad",
+            "ceil_mode",
+            "dilations",
+            "kernel_shape",
+            "pads",
+            "storage_order",
+            "strides",
+        ];
+        call.knows(&known)?;
+        let (input, image) = self.image(call)?;
+        let window = call.window(image, None)?;
+        let (size, stride, padding) = (window.size, window.stride, window.padding);
+        let node = self.push(call, Op::MaxPool { size, stride, padding }, &[input], Vec::new())?;
+        Ok(Value::Node(Activation::of(node)))
+    }
+
+    fn average_pool(&mut self, call: Call<'a>) -> Result<Value, String> {
+        let known = [
+            "auto_pad",
+            "ceil_mode",
+            "count_include_pad",
+            "dilations",
+            "kernel_shape",
+            "pads",
+            "strides",
+        ];
+        call.knows(&known)?;
+        let (input, image) = self.image(call)?;
+        let window = call.window(image, None)?;
+        if window.padding != 0 {
+            return Err(format!(
+                "pads {}: a mean over a padded image isn't supported",
+                window.padding
+            ));
+        }
+        let op = Op::AveragePool { size: window.size, stride: window.stride };
+        Ok(Value::Node(Activation::of(self.push(call, op, &[input], Vec::new())?)))
+    }
+
+    fn global_pool(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&[])?;
+        self.mean(call, true)
+    }
+
+    fn mean(&mut self, call: Call<'a>, pooled: bool) -> Result<Value, String> {
+        let read = self.activation(call, 0)?;
+        let node = if read.pooled {
+            read.node
+        } else {
+            self.push(call, Op::GlobalPool, &[read.node], Vec::new())?
+        };
+        Ok(Value::Node(Activation { node, pooled }))
+    }
+
+    fn reduce_mean(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["axes", "keepdims", "noop_with_empty_axes"])?;
+        let mut axes = self.axes(call)?;
+        axes.iter_mut().filter(|axis| **axis < 0).for_each(|axis| *axis += 4);
+        axes.sort_unstable();
+        if axes != [2, 3] {
+            return Err(format!("axes {}: expected those of height and width", few(&axes)));
+        }
+        let keeps = call.int("keepdims", 1) != 0;
+        self.mean(call, keeps)
+    }
+
+    /// The axes that a node names, in an attribute or, by later versions, an input.
+    fn axes(&mut self, call: Call<'a>) -> Result<Vec<i64>, String> {
+        match call.ints("axes") {
+            Some(axes) if axes.len() <= 8 => Ok(axes.to_vec()),
+            None if call.input(1).is_some() => self.sizes(call, 1)?.fixed(),
+            _ => Err("expected its axes to be named".to_owned()),
+        }
+    }
+
+    fn flatten(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["axis"])?;
+        let read = self.activation(call, 0)?;
+        let axes = self.sides(read).len() as i64;
+        match call.int("axis", 1) {
+            axis if axis == 1 || axis == 1 - axes => self.flat(call, read),
+            axis => Err(format!("axis {axis}: expected 1, behind the batch")),
+        }
+    }
+
+    /// A value as a vector.
+    fn flat(&mut self, call: Call<'a>, read: Activation) -> Result<Value, String> {
+        Ok(Value::Node(Activation::of(match self.shapes[&read.node] {
+            Shape::Image { .. } => self.push(call, Op::Flatten, &[read.node], Vec::new())?,
+            Shape::Flat { .. } => read.node,
+        })))
+    }
+
+    /// The sides of a value in the graph.
+    fn sides(&self, read: Activation) -> Vec<Size> {
+        let mut sides = vec![Size::Batch];
+        match self.shapes[&read.node] {
+            Shape::Image { channels, height, width } => {
+                sides.extend([channels, height, width].map(|side| Size::Fixed(side as i64)));
+            }
+            Shape::Flat { features } => sides.push(Size::Fixed(features as i64)),
+        }
+        if read.pooled {
+            sides.extend([Size::Fixed(1); 2]);
+        }
+        sides
+    }
+
+    fn reshape(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["allowzero"])?;
+        let wanted = self.sizes(call, 1)?.values;
+        if call.int("allowzero", 0) != 0 && wanted.contains(&Size::Fixed(0)) {
+            return Err(format!("shape {}: expected sides above 0", few(&wanted)));
+        }
+        let read = self.activation(call, 0)?;
+        let sides = self.sides(read);
+        let found = self.reshaped(&wanted, &sides);
+        let found = found.ok_or_else(|| format!("shape {}: expected [batch, -1]", few(&wanted)))?;
+        let features = self.shapes[&read.node].elements() as i64;
+        let [_, behind @ ..] = sides.as_slice() else { return Err("expected sides".to_owned()) };
+        if found.iter().map(|side| Size::Fixed(*side)).eq(behind.iter().copied()) {
+            return Ok(Value::Node(read));
+        }
+        match found.as_slice() {
+            &[flat] if flat == features => self.flat(call, read),
+            &[flat, 1, 1] if flat == features => match self.flat(call, read)? {
+                Value::Node(flat) => Ok(Value::Node(Activation { pooled: true, ..flat })),
+                other => Ok(other),
+            },
+            other => Err(format!("shape {}: expected [batch, -1]", few(other))),
+        }
+    }
+
+    /// The sides behind the batch that a reshape asks for, where it keeps the batch.
+    fn reshaped(&self, wanted: &[Size], sides: &[Size]) -> Option<Vec<i64>> {
+        let fixed = |size: &Size| match size {
+            Size::Fixed(side) => Some(*side),
+            Size::Batch => None,
+        };
+        let (batch, behind) = wanted.split_first()?;
+        let elements = sides[1..].iter().filter_map(fixed).product::<i64>();
+        let mut found: Vec<i64> = Vec::new();
+        for (place, side) in (1..).zip(behind) {
+            found.push(match side {
+                Size::Fixed(0) => fixed(sides.get(place)?)?,
+                other => fixed(other)?,
+            });
+        }
+        let mut known = found.iter().filter(|side| **side != -1);
+        let known = known.try_fold(1i64, |product, side| product.checked_mul(*side))?;
+        let open: Vec<usize> = (0..found.len()).filter(|place| found[*place] == -1).collect();
+        match (batch, open.as_slice()) {
+            (Size::Fixed(-1), []) => {}
+            (Size::Fixed(-1), _) => return None,
+            (Size::Batch | Size::Fixed(0), []) => {}
+            (Size::Fixed(side), _) if *side != 0 && Some(*side) != self.batch => return None,
+            (_, []) => {}
+            (_, &[place]) if known > 0 && elements % known == 0 => found[place] = elements / known,
+            _ => return None,
+        }
+        let product = found.iter().try_fold(1i64, |product, side| product.checked_mul(*side))?;
+        (product == elements).then_some(found)
+    }
+
+    fn squeeze(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["axes"])?;
+        if let Value::Sizes(sizes) = self.at(call, 0)? {
+            return Ok(Value::Sizes(Sizes { scalar: sizes.values.len() == 1, ..sizes }));
+        }
+        let read = self.activation(call, 0)?;
+        let mut axes = self.axes(call)?;
+        axes.iter_mut().filter(|axis| **axis < 0).for_each(|axis| *axis += 4);
+        axes.sort_unstable();
+        if read.pooled && axes == [2, 3] {
+            return Ok(Value::Node(Activation { pooled: false, ..read }));
+        }
+        Err(format!("axes {}: expected a height and width of 1", few(&axes)))
+    }
+
+    fn unsqueeze(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["axes"])?;
+        let sizes = self.sizes(call, 0)?;
+        match self.axes(call)?.as_slice() {
+            [0 | -1] if sizes.scalar => Ok(Value::Sizes(Sizes { scalar: false, ..sizes })),
+            axes => Err(format!("axes {}: expected 0, of one integer", few(axes))),
+        }
+    }
+
+    fn gemm(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["alpha", "beta", "transA", "transB"])?;
+        call.expect("transA", 0)?;
+        for factor in ["alpha", "beta"] {
+            let found = call.float(factor, 1.0);
+            if found != 1.0 {
+                return Err(format!("{factor} {found}: expected 1"));
+            }
+        }
+        let bias = call.input(2).is_some().then(|| self.floats(call, 2)).transpose()?;
+        self.linear(call, call.int("transB", 0) != 0, bias)
+    }
+
+    fn mat_mul(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&[])?;
+        self.linear(call, false, None)
+    }
+
+    /// A linear layer whose matrix is `[units, features]`, or else the other way round.
+    fn linear(
+        &mut self,
+        call: Call<'a>,
+        units_first: bool,
+        bias: Option<Tensor>,
+    ) -> Result<Value, String> {
+        let read = self.activation(call, 0)?;
+        if read.pooled {
+            return Err("expected a vector, found one of height and width 1".to_owned());
+        }
+        let matrix = self.floats(call, 1)?;
+        if matrix.ndim() != 2 {
+            return Err(format!("expected a matrix, found sides {}", few(matrix.shape())));
+        }
+        let name = call.input(1).unwrap_or_default();
+        let weight = if units_first { matrix } else { self.transposed(name, &matrix)? };
+        let units = weight.shape()[0];
+        let mut parameters = vec![(Role::Weight, weight)];
+        if let Some(bias) = bias {
+            let flat = per_channel(&bias, Shape::Flat { features: units });
+            let flat = flat.filter(|_| bias.len() == units).ok_or_else(|| {
+                format!("expected a bias of {units} numbers, found sides {}", few(bias.shape()))
+            })?;
+            let values = flat.into_iter().map(|value| value as f32).collect();
+            parameters.push((Role::Bias, tensor(&[units], values)));
+        }
+        let op = Op::Linear { units, bias: parameters.len() > 1 };
+        Ok(Value::Node(Activation::of(self.push(call, op, &[read.node], parameters)?)))
+    }
+
+    fn transpose(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["perm"])?;
+        match self.at(call, 0)? {
+            Value::Floats(matrix)
+                if matrix.ndim() == 2 && matches!(call.ints("perm"), None | Some([1, 0])) =>
+            {
+                let name = call.input(0).unwrap_or_default();
+                Ok(Value::Floats(self.transposed(name, &matrix)?))
+            }
+            _ => Err("only a matrix of weights may be transposed".to_owned()),
+        }
+    }
+
+    fn dropout(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["ratio", "seed"])?;
+        let rate = match call.input(1) {
+            Some(_) => self.floats(call, 1)?.first().copied().unwrap_or(f32::NAN),
+            None => call.float("ratio", 0.5),
+        };
+        if call.input(2).is_some() {
+            return Err(
+                "a dropout in training mode: export the model in evaluation mode".to_owned()
+            );
+        }
+        self.elementwise(call, Op::Dropout { rate }, Vec::new())
+    }
+
+    /// Sub, Div, Mul and Add: of constants with the images, of sizes, of a bias, of two branches.
+    fn arithmetic(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&[])?;
+        let op_type = call.node.op_type.as_str();
+        match (self.at(call, 0)?, self.at(call, 1)?) {
+            (Value::Images(affine), Value::Floats(constant)) => {
+                self.front(op_type, &affine, &constant, false)
+            }
+            (Value::Floats(constant), Value::Images(affine)) => {
+                self.front(op_type, &affine, &constant, true)
+            }
+            (Value::Sizes(a), Value::Sizes(b)) if op_type == "Mul" => {
+                Ok(Value::Sizes(a.times(&b)?))
+            }
+            (Value::Node(read), Value::Floats(bias)) if op_type == "Add" => {
+                self.bias(call, 0, read, &bias)
+            }
+            (Value::Floats(bias), Value::Node(read)) if op_type == "Add" => {
+                self.bias(call, 1, read, &bias)
+            }
+            _ if op_type == "Add" => self.sum(call),
+            _ => Err(format!("{op_type} is supported for a normalisation of the images alone")),
+        }
+    }
+
+    fn front(
+        &mut self,
+        op_type: &str,
+        affine: &Affine,
+        constant: &Tensor,
+        first: bool,
+    ) -> Result<Value, String> {
+        let shape = self.shapes[&self.network.nodes()[0].id];
+        let constant = per_channel(constant, shape).ok_or_else(|| {
+            format!(
+                "expected a number for each channel of {shape}, found sides {}",
+                few(constant.shape())
+            )
+        })?;
+        Ok(Value::Images(affine.then(op_type, &constant, first)?))
+    }
+
+    /// A constant added to what a layer alone gives is its bias.
+    fn bias(
+        &mut self,
+        call: Call<'a>,
+        place: usize,
+        read: Activation,
+        constant: &Tensor,
+    ) -> Result<Value, String> {
+        let refused = || "adds a constant to what isn't a layer without a bias".to_owned();
+        let shape = self.shapes[&read.node];
+        let name = call.input(place).unwrap_or_default();
+        let is_own = self
+            .sources
+            .get(&read.node)
+            .is_some_and(|source| source.output.first().is_some_and(|o| o == name));
+        let is_alone = is_own && self.readers.get(name) == Some(&1);
+        let values = per_channel(constant, shape)
+            .filter(|_| is_alone && !read.pooled)
+            .ok_or_else(refused)?;
+        let node = self.network.node_mut(read.node).ok_or_else(refused)?;
+        let (Op::Conv { bias: bias @ false, .. } | Op::Linear { bias: bias @ false, .. }) =
+            &mut node.op
+        else {
+            return Err(refused());
+        };
+        *bias = true;
+        let values = values.into_iter().map(|value| value as f32);
+        let bias = tensor(&[shape.channels()], values.cycle().take(shape.channels()).collect());
+        self.weights.insert(ParamId::new(read.node, Role::Bias), bias);
+        Ok(Value::Node(read))
+    }
+
+    fn inputs(&mut self, call: Call<'a>) -> Result<Vec<Activation>, String> {
+        (0..call.node.input.len()).map(|place| self.activation(call, place)).collect()
+    }
+
+    fn sum(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&[])?;
+        let inputs = self.inputs(call)?;
+        let pooled = inputs.first().is_some_and(|first| first.pooled);
+        if inputs.iter().any(|input| input.pooled != pooled) {
+            return Err("adds values of different sides".to_owned());
+        }
+        if let [only] = inputs.as_slice() {
+            return Ok(Value::Node(*only));
+        }
+        let nodes: Vec<NodeId> = inputs.iter().map(|input| input.node).collect();
+        let node = self.push(call, Op::Add, &nodes, Vec::new())?;
+        Ok(Value::Node(Activation { node, pooled }))
+    }
+
+    fn concat(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["axis"])?;
+        let axis = call.int("axis", 0);
+        if matches!(self.at(call, 0)?, Value::Sizes(_)) {
+            let lists: Result<Vec<Sizes>, String> =
+                (0..call.node.input.len()).map(|place| self.sizes(call, place)).collect();
+            return Ok(Value::Sizes(Sizes::concat(&lists?)?));
+        }
+        let inputs = self.inputs(call)?;
+        let pooled = inputs.first().is_some_and(|first| first.pooled);
+        let axes = inputs.first().map_or(0, |first| self.sides(*first).len()) as i64;
+        if axis != 1 && axis != 1 - axes {
+            return Err(format!("axis {axis}: expected 1, that of the channels"));
+        }
+        if inputs.iter().any(|input| input.pooled != pooled) {
+            return Err("joins values of different sides".to_owned());
+        }
+        let mut nodes: Vec<NodeId> = inputs.iter().map(|input| input.node).collect();
+        // A dense block joins all that came before anew in every layer: what is joined already is read.
+        while !self.is_own
+            && let [first, second, ..] = nodes[..]
+            && let Some(known) = self.concats.get(&(first, second))
+        {
+            nodes.splice(..2, [*known]);
+        }
+        let node = match nodes[..] {
+            [only] => only,
+            _ => self.push(call, Op::Concat, &nodes, Vec::new())?,
+        };
+        if let [first, second] = nodes[..] {
+            self.concats.insert((first, second), node);
+        }
+        Ok(Value::Node(Activation { node, pooled }))
+    }
+
+    /// A node that leaves evaluation as it is.
+    fn identity(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&[])?;
+        self.at(call, 0)
+    }
+
+    fn cast(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["to", "saturate"])?;
+        let (value, to) = (self.at(call, 0)?, call.int("to", 0));
+        let expected = if matches!(value, Value::Sizes(_)) { INT64 } else { FLOAT };
+        if to == i64::from(expected) {
+            Ok(value)
+        } else {
+            Err(format!("to {to}: expected a model of float32 throughout"))
+        }
+    }
+
+    fn constant_node(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["value", "value_int", "value_ints", "value_float"])?;
+        if let Some(constant) = call.tensor("value") {
+            return self.constant(constant);
+        }
+        if let Some(ints) = call.ints("value_ints") {
+            return Ok(Value::Sizes(Sizes::of(&[ints.len()], ints)?));
+        }
+        let float = call.float("value_float", f32::NAN);
+        if !float.is_nan() {
+            return Ok(Value::Floats(tensor(&[], vec![float])));
+        }
+        Ok(Value::Sizes(Sizes::of(&[], &[call.int("value_int", 0)])?))
+    }
+
+    fn shape(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["start", "end"])?;
+        let read = self.activation(call, 0)?;
+        let sizes = Sizes { values: self.sides(read), scalar: false };
+        Ok(Value::Sizes(sizes.slice(call.int("start", 0), call.int("end", i64::MAX))))
+    }
+
+    fn gather(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&["axis"])?;
+        call.expect("axis", 0)?;
+        let (sizes, places) = (self.sizes(call, 0)?, self.sizes(call, 1)?);
+        Ok(Value::Sizes(sizes.gather(&places)?))
+    }
+
+    fn slice(&mut self, call: Call<'a>) -> Result<Value, String> {
+        call.knows(&[])?;
+        let sizes = self.sizes(call, 0)?;
+        let mut bounds = Vec::new();
+        for place in 1..call.node.input.len() {
+            match self.sizes(call, place)?.fixed()?.as_slice() {
+                [only] => bounds.push(*only),
+                found => return Err(format!("expected one axis, found {}", found.len())),
+            }
+        }
+        match bounds.as_slice() {
+            [start, end] | [start, end, 0] | [start, end, 0, 1] => {
+                Ok(Value::Sizes(sizes.slice(*start, *end)))
+            }
+            _ => Err("expected a slice of a shape, every place of it".to_owned()),
+        }
+    }
+}
