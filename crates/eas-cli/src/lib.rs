@@ -22,6 +22,8 @@ mod executor;
 mod exit;
 mod failpoint;
 mod forecast;
+#[cfg(feature = "onnx-runtime")]
+pub mod onnx_runtime;
 mod picture;
 mod plan;
 mod plot;
