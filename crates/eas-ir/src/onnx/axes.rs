@@ -145,7 +145,11 @@ impl<'a> Import<'a> {
 
     pub(super) fn shape(&mut self, call: Call<'a>) -> Result<Value, String> {
         call.knows(&["start", "end"])?;
-        let read = self.activation(call, 0)?;
+        let read = match self.at(call, 0)? {
+            // To ask for their shape is not to read them.
+            Value::Images(_) => Activation::of(self.network.nodes()[0].id),
+            value => self.activation_of(value)?,
+        };
         let sizes = Sizes { values: self.sides(read), scalar: false };
         Ok(Value::Sizes(sizes.slice(call.int("start", 0), call.int("end", i64::MAX))))
     }

@@ -256,7 +256,7 @@ impl<'a> Import<'a> {
 
     /// What a node of the network gives; the input, where it is what the front of the graph makes of the
     /// images.
-    fn activation_of(&mut self, value: Value) -> Result<Activation, String> {
+    pub(super) fn activation_of(&mut self, value: Value) -> Result<Activation, String> {
         match value {
             Value::Node(activation) => Ok(activation),
             Value::Images(affine) => {
