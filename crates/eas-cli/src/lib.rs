@@ -24,6 +24,8 @@ mod export;
 mod failpoint;
 mod forecast;
 mod lineage;
+#[cfg(feature = "onnx-runtime")]
+pub mod onnx_runtime;
 mod picture;
 mod plan;
 mod plot;

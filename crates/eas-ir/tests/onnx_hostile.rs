@@ -134,6 +134,25 @@ fn a_file_made_by_hand_is_read() {
 }
 
 #[test]
+fn asking_for_the_images_shape_is_not_reading_them() {
+    let mut file = File::good();
+    file.initializers.push(tensor("half", &[], &[0.5]));
+    file.nodes = vec![
+        node("ask", "Shape", &["x"], "shape", &[int("end", 1)]),
+        node("less", "Sub", &["x", "half"], "z", &[]),
+        node("first", "Conv", &["z", "kernel"], "a", &[]),
+        node("pool", "GlobalAveragePool", &["a"], "b", &[]),
+        node("rest", "Constant", &[], "open", &[ints("value_ints", &[-1])]),
+        node("whole", "Concat", &["shape", "open"], "wanted", &[int("axis", 0)]),
+        node("flat", "Reshape", &["b", "wanted"], "c", &[]),
+        node("last", "Gemm", &["c", "matrix"], "y", &[]),
+    ];
+    let saved = load(&file.bytes()).unwrap();
+    let expected = Normalisation { mean: vec![0.5], deviation: vec![1.0] };
+    assert_eq!(saved.metadata.normalisation, Some(expected));
+}
+
+#[test]
 fn whatever_is_not_supported_is_listed_at_once() {
     let mut file = File::good();
     file.nodes = vec![

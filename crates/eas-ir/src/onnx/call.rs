@@ -40,12 +40,14 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// An integer; some writers leave a 0 out.
     pub(super) fn int(&self, name: &str, default: i64) -> i64 {
-        self.attribute(name).and_then(|attribute| attribute.i).unwrap_or(default)
+        self.attribute(name).map_or(default, |attribute| attribute.i.unwrap_or(0))
     }
 
+    /// A number; some writers leave a 0 out.
     pub(super) fn float(&self, name: &str, default: f32) -> f32 {
-        self.attribute(name).and_then(|attribute| attribute.f).unwrap_or(default)
+        self.attribute(name).map_or(default, |attribute| attribute.f.unwrap_or(0.0))
     }
 
     pub(super) fn ints(&self, name: &str) -> Option<&'a [i64]> {

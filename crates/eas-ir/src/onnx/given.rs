@@ -54,9 +54,12 @@ pub(super) fn compare(
             let (found, expected) = (found.shape(), expected.shape());
             return Err(wrong(format!("expected logits of sides {expected:?}, found {found:?}")));
         }
+        if !expected.iter().chain(&found).all(|logit| logit.is_finite()) {
+            return Err(wrong("expected finite logits".to_owned()));
+        }
         let largest = (&found - &expected).mapv(f64::abs).fold(0.0f64, |a, b| a.max(*b));
         let gap = largest / expected.std(0.0).max(f64::MIN_POSITIVE);
-        if gap.is_nan() || gap > TOLERANCE {
+        if gap > TOLERANCE {
             return Err(wrong(format!(
                 "the model gives other logits than these: by {gap:.1e} deviations of them, expected at \
                  most {TOLERANCE:.0e}"

@@ -13,7 +13,7 @@ use super::tensors::{External, Numbers, few, numbers};
 use crate::network::{Network, NodeId};
 use crate::op::Op;
 use crate::shape::Shape;
-use crate::verify::MAX_ELEMENTS;
+use crate::verify::{MAX_ELEMENTS, MAX_NODES};
 use crate::weights::{ParamId, Role, Tensor, Weights, tensor};
 
 /// What a name of the graph stands for.
@@ -256,7 +256,7 @@ impl<'a> Import<'a> {
 
     /// What a node of the network gives; the input, where it is what the front of the graph makes of the
     /// images.
-    fn activation_of(&mut self, value: Value) -> Result<Activation, String> {
+    pub(super) fn activation_of(&mut self, value: Value) -> Result<Activation, String> {
         match value {
             Value::Node(activation) => Ok(activation),
             Value::Images(affine) => {
@@ -304,6 +304,9 @@ impl<'a> Import<'a> {
                 let found = found.map_or("none".to_owned(), few);
                 return Err(format!("{role}: expected sides {sides:?}, found {found}"));
             }
+        }
+        if self.network.nodes().len() >= MAX_NODES {
+            return Err(format!("expected at most {MAX_NODES} operations"));
         }
         let id = self.network.push(op, inputs, None);
         self.shapes.insert(id, shape);

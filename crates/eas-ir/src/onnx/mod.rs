@@ -1,6 +1,7 @@
 //! ONNX files: a model written for other programs, and those of other programs read into the IR.
 
 mod affine;
+mod axes;
 mod call;
 mod given;
 mod import;

@@ -202,26 +202,15 @@ impl<'a> Ends<'a> {
                 Err(why) => wrong("input", &input.name, why),
             },
             several => {
-                let names: Vec<String> =
-                    several.iter().take(8).map(|input| quoted(&input.name)).collect();
-                let why = format!(
-                    "expected one input, the images; found {} {}",
-                    several.len(),
-                    names.join(", ")
-                );
+                let why = format!("expected one input, the images; found {}", named(several));
                 wrong("graph", &graph.name, why);
             }
         }
-        let output = match graph.output.as_slice() {
-            [only] => only.name.as_str(),
+        let outputs: Vec<&ValueInfo> = graph.output.iter().collect();
+        let output = match outputs.as_slice() {
+            &[only] => only.name.as_str(),
             several => {
-                let names: Vec<String> =
-                    several.iter().take(8).map(|output| quoted(&output.name)).collect();
-                let why = format!(
-                    "expected one output, the logits; found {} {}",
-                    several.len(),
-                    names.join(", ")
-                );
+                let why = format!("expected one output, the logits; found {}", named(several));
                 wrong("graph", &graph.name, why);
                 ""
             }
@@ -231,6 +220,12 @@ impl<'a> Ends<'a> {
             None => Err(problems),
         }
     }
+}
+
+/// How many values there are, and the names of the first.
+fn named(values: &[&ValueInfo]) -> String {
+    let names: Vec<String> = values.iter().take(8).map(|value| quoted(&value.name)).collect();
+    format!("{} {}", values.len(), names.join(", "))
 }
 
 /// The shape of an image, and the batch where it is fixed.
