@@ -10,15 +10,18 @@ mod files;
 mod folder;
 #[cfg(test)]
 mod formats;
+mod groups;
 mod idx;
 mod labelled;
 #[cfg(test)]
 mod laws;
 mod mat;
+mod mixup;
 mod npz;
 mod options;
 mod sheet;
 mod split;
+mod survey;
 mod svhn;
 mod synthetic;
 
@@ -28,10 +31,12 @@ use std::path::{Path, PathBuf};
 use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 
 pub use batches::{Batches, calibration_images, normalise};
+pub use files::cache_folder;
 pub use labelled::Labelled;
 pub use options::{Augment, DataOptions, Mirror};
 pub use sheet::contact_sheet;
 pub use split::{Split, TrainingData, normalisation_of, shared_images, split};
+pub use survey::{Survey, survey};
 
 /// What is known of a data set before its images are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
