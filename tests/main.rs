@@ -1,7 +1,9 @@
 //! Tests that cross crates, in one binary.
 
+mod automatic;
 mod cifar10;
 mod commands;
+mod fetch;
 mod harness;
 mod layering;
 mod models;

@@ -13,6 +13,7 @@
 //! call back; [`print`] is the one module that writes to the terminal.
 
 mod args;
+mod automatic;
 mod commands;
 mod comparison;
 mod difference;
@@ -21,6 +22,7 @@ mod engine;
 mod executor;
 mod exit;
 mod failpoint;
+mod fetch;
 mod forecast;
 mod picture;
 mod plan;
