@@ -57,9 +57,11 @@ fn serve(
     files: BTreeMap<String, Vec<u8>>,
     change: impl Fn(&server::Request, Reply) -> Reply + Send + Sync + 'static,
 ) -> Server {
-    Server::new(move |request| match files.get(request.path.trim_start_matches("/mirror/")) {
-        Some(file) => change(request, Reply::of(file, request)),
-        None => Reply::status("404 Not Found"),
+    Server::new(move |request| {
+        match request.path.rsplit('/').next().and_then(|name| files.get(name)) {
+            Some(file) => change(request, Reply::of(file, request)),
+            None => Reply::status("404 Not Found"),
+        }
     })
 }
 
@@ -101,7 +103,7 @@ fn what_was_fetched_is_where_a_spec_without_a_path_looks() {
     let told = eas(&folder, fetch).exits(0).stdout;
     let to = folder.path("cache/eas/data");
     let expected = format!(
-        "fashion_mnist is in {}: 29.5MiB fetched. Next: eas data inspect fashion_mnist\n",
+        "fashion_mnist is in {}: 29.4MiB fetched. Next: eas data inspect fashion_mnist\n",
         to.display()
     );
     assert_eq!(told, expected);
@@ -168,6 +170,10 @@ fn a_mirror_with_other_bytes_is_told_apart() {
 fn what_cannot_be_fetched_is_said() {
     let folder = Folder::new();
     let server = Server::new(|_| Reply::status("404 Not Found"));
+    let endless = Server::new(|_| {
+        let whole = Reply::whole(&[7; 1 << 16]);
+        Reply { headers: Vec::new(), then: Then::Endless, ..whole }
+    });
     let cases = [
         (vec!["data", "fetch", "imagenet"], 2, "possible values: cifar10, cifar100, svhn, mnist"),
         (vec!["data", "fetch", "mnist", "--mirror", "ftp://x"], 2, "such as https://example.org"),
@@ -176,6 +182,11 @@ fn what_cannot_be_fetched_is_said() {
             vec!["data", "fetch", "mnist", "--to", "data", "--mirror", &server.url],
             1,
             "train-images-idx3-ubyte.gz: found 404 Not Found",
+        ),
+        (
+            vec!["data", "fetch", "mnist", "--to", "data", "--mirror", &endless.url],
+            1,
+            "train-images-idx3-ubyte.gz: expected 9912422 bytes, found more",
         ),
     ];
     for (arguments, code, expected) in cases {

@@ -10,6 +10,7 @@ mod tests;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use eas_ir::{Network, Shape, cost};
 use eas_train::TrainingData;
 
@@ -65,7 +66,7 @@ pub(crate) fn specify(
     let data = training_data(&plan)?;
     let mut widths = STARTS.into_iter();
     let (layout, macs, facts) = loop {
-        let Some(width) = widths.next() else { anyhow::bail!("expected a start network") };
+        let width = widths.next().context("expected a start network")?;
         let layout = Layout::new(known.shape, width);
         let start = start_network(&read(&draft(&detected, validation, &layout, None))?)?;
         let macs = cost(&start, &start.verify()?, 1).macs;
@@ -134,38 +135,32 @@ fn explain(
             "nothing is trained to compare it with: final.compare = true does, and takes longer"
         }
     };
+    let Sizes { start_epochs, child_epochs, final_epochs, .. } = *sizes;
+    let (name, why, all, children) =
+        (&detected.name, &detected.why, images + validation, sizes.children());
+    let (layers, pools, left) = (layout.layers().join(", "), layout.pools, layout.left);
+    let (deadline, end) = (seconds(sizes.deadline), seconds(budget));
     vec![
+        format!("data       {name}, {all} images of {shape} in {classes} classes: {why}"),
         format!(
-            "data       {}, {} images of {shape} in {classes} classes: {}",
-            detected.name,
-            images + validation,
-            detected.why
+            "held out   {validation} to compare networks on{few}; the test images are opened by the report \
+             alone"
         ),
         format!(
-            "held out   {validation} to compare networks on{few}; the test images are opened by the report alone"
-        ),
-        format!(
-            "network    {}: {} poolings leave {} pixels of a side; {} filters, {width}",
-            layout.layers().join(", "),
-            layout.pools,
-            layout.left,
+            "network    {layers}: {pools} poolings leave {left} pixels of a side; {} filters, {width}",
             layout.width
         ),
         format!(
-            "speed      {start_rate:.0} images/s of the start network and {child_rate:.0} of a middling child, on this machine"
+            "speed      {start_rate:.0} images/s of the start network and {child_rate:.0} of a middling \
+             child, on this machine"
         ),
         format!(
-            "search     {} epochs of the start network, then {} children of {} epochs; it ends after {} at the latest",
-            sizes.start_epochs,
-            sizes.children(),
-            sizes.child_epochs,
-            seconds(sizes.deadline)
+            "search     {start_epochs} epochs of the start network, then {children} children of \
+             {child_epochs} epochs; it ends after {deadline} at the latest"
         ),
         format!("controller {controller}"),
         format!(
-            "final      {} epochs of the best network, to end after about {}; {compare}",
-            sizes.final_epochs,
-            seconds(budget)
+            "final      {final_epochs} epochs of the best network, to end after about {end}; {compare}"
         ),
     ]
 }
@@ -227,7 +222,8 @@ fn spec_of(
          networks = {networks}\n\
          actions = [\"widen x2\", \"deepen x2\"]\n\
          parent = \"frontier\"  # children of the best so far, chosen anew in each batch\n\
-         promote = {{ candidates = {PROMOTED}, seeds = 1, epochs = 0 }}  # the best are trained again before one goes on\n\
+         promote = {{ candidates = {PROMOTED}, seeds = 1, epochs = 0 }}  # the best are trained again before \
+         one goes on\n\
          \n\
          [final]\n\
          recipe = \"quick\"\n\

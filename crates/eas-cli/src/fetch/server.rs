@@ -1,6 +1,6 @@
 //! A web server on this machine that behaves as badly as it is told.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -129,7 +129,7 @@ fn serve(
     match then {
         Then::Close => {}
         // Until the client has gone.
-        Then::Stall => _ = stream.read(&mut [0]),
+        Then::Stall => _ = std::io::copy(&mut stream, &mut std::io::sink()),
         Then::Endless => while stream.write_all(&body).is_ok() {},
     }
     Some(())
