@@ -1,6 +1,6 @@
 //! Counting what a model classifies right.
 
-use eas_ir::{Forward, Images, Mode, Model, Normalisation, Rng, Shape};
+use eas_ir::{Forward, Images, Mode, Model, Network, Normalisation, Op, Rng, Shape};
 use eas_train::{
     Accuracy, Augment, Labelled, Oracle, Split, TrainingData, accuracy, mirrored_accuracy,
 };
@@ -50,13 +50,20 @@ fn every_image_counts_once_whatever_the_size_of_the_split() {
 #[test]
 fn with_its_mirror_image_an_image_counts_by_the_mean_of_both_logits() {
     let mut rng = Rng::new(4);
-    let model: Model = random::model(random::learner(0.5), &mut rng);
+    // Each pixel counts, so that mirror images are told apart.
+    let mut network = Network::new();
+    let shape = Shape::Image { channels: 1, height: 12, width: 12 };
+    let mut last = network.push(Op::Input { shape }, &[], None);
+    for op in [Op::Flatten, Op::Linear { units: 4, bias: true }] {
+        last = network.push(op, &[last], None);
+    }
+    let model: Model = random::model(network, &mut rng);
     let (count, area) = (600, 12 * 12);
     let pixels: Vec<u8> = (0..count * area).map(|_| rng.below(256) as u8).collect();
     // Rows from right to left.
     let mirrored: Vec<u8> = pixels.chunks(12).flat_map(|row| row.iter().rev().copied()).collect();
     let logits = |pixels: &[u8]| {
-        let normalised = pixels.iter().map(|pixel| f32::from(*pixel) / 255.0).collect();
+        let normalised = pixels.iter().map(|pixel| f32::from(*pixel) / 255.0 - 0.5).collect();
         let images = Images::from_shape_vec((count, 1, 12, 12), normalised).unwrap();
         Oracle.logits(&model, &images, Mode::Evaluation).unwrap()
     };
@@ -66,7 +73,6 @@ fn with_its_mirror_image_an_image_counts_by_the_mean_of_both_logits() {
     };
     let labels: Vec<u8> = mean.rows().into_iter().map(best).collect();
     let classes: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
-    let shape = Shape::Image { channels: 1, height: 12, width: 12 };
     for pixels in [pixels, mirrored] {
         let all =
             Split::all(Labelled::new(shape, classes.clone(), pixels, labels.clone()).unwrap());
@@ -74,7 +80,7 @@ fn with_its_mirror_image_an_image_counts_by_the_mean_of_both_logits() {
             train: all.first(0),
             validation: all.first(0),
             classes: classes.clone(),
-            normalisation: Normalisation { mean: vec![0.0], deviation: vec![1.0] },
+            normalisation: Normalisation { mean: vec![0.5], deviation: vec![1.0] },
             augment: Augment::default(),
         };
         let found = mirrored_accuracy(&Oracle, &model, &data, &all, &mut |_| ()).unwrap();
