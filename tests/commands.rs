@@ -392,3 +392,33 @@ fn an_inspected_data_set_is_counted_and_drawn_and_images_in_two_parts_are_told()
     let refused = folder.eas(arguments).exits(2).stderr;
     assert!(refused.contains("expected 3 labels, as many as images, found 2"), "{refused}");
 }
+
+#[test]
+fn a_run_records_when_eas_test_opens_its_test_images() {
+    let folder = Folder::with_tiny_run();
+    let options =
+        ["images=80", "height=8", "width=8"].map(|option| format!("data.{option}")).join("\n");
+    let set: Vec<&str> = options.lines().flat_map(|option| ["--set", option]).collect();
+    let test = |more: &[&str]| {
+        let test = ["test", "run/best", "--data", "synthetic", "--json"].into_iter();
+        folder.eas(test.chain(set.iter().copied()).chain(more.iter().copied())).exits(0).json()
+    };
+    let alone = test(&[]);
+    assert!(alone["test_time_augmentation"].is_null(), "{alone}");
+    let both = test(&["--test-time-augmentation", "mirror"]);
+    assert_eq!(
+        (&both["test_time_augmentation"], &both["images"]),
+        (&"mirror".into(), &alone["images"])
+    );
+    let events = folder.read("run/events.jsonl");
+    let events: Vec<Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["test_opened", "tested", "tested"]);
+    assert_eq!(events[1]["model"], "best");
+    assert!(events[1]["at"].as_u64() >= events[0]["at"].as_u64(), "{events:?}");
+    // A report that is made afterwards says so.
+    let longer = ["resume", "run", "--extend-batches", "1"];
+    let told = folder.eas(longer).exits(0).stdout;
+    assert!(told.contains("models of this run had been tested on them before (2)"), "{told}");
+}

@@ -112,7 +112,8 @@ impl Folder {
         std::fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// A command of `eas`, to run in the folder; no data set comes from the environment.
+    /// A command of `eas`, to run in the folder; no data set comes from the environment, and the user's
+    /// cache is the folder's `cache`.
     pub(crate) fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         self.command_of(&EAS, arguments)
     }
@@ -124,7 +125,8 @@ impl Folder {
         arguments: impl IntoIterator<Item = &'a str>,
     ) -> Command {
         let mut command = Command::new(binary);
-        command.current_dir(self.0.path()).args(arguments).env_remove("EAS_DATA");
+        command.current_dir(self.0.path()).args(arguments);
+        command.env_remove("EAS_DATA").env("XDG_CACHE_HOME", self.path("cache"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -1,9 +1,11 @@
 //! Tests that cross crates, in one binary.
 
+mod automatic;
 mod campaign;
 mod cifar10;
 mod commands;
 mod export;
+mod fetch;
 mod harness;
 mod layering;
 mod models;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
 use crate::export;
+use crate::fetch::DATA_SETS;
 use crate::plan::Workers;
 use crate::runs::Purpose;
 
@@ -40,7 +41,9 @@ Examples:
   eas search                                  the built-in quickstart, some minutes
   eas search my.toml                          a spec of your own (see: eas init)
   eas search my.toml --seed 2 --set child.epochs=10
-  eas search my.toml --run runs/second")]
+  eas search my.toml --run runs/second
+  eas search --data images --budget 30m       no spec: a folder of images by class, or files of a format
+  eas search --data images --budget 30m --init > my.toml")]
     Search(Search),
     /// Go on with a run that was stopped, or make a finished one longer
     #[command(after_help = "\
@@ -168,7 +171,10 @@ Examples:
     #[command(after_help = "\
 Examples:
   eas test runs/quickstart --data fashion_mnist_subset
-  eas test model --data cifar10=DIR --json")]
+  eas test model --data cifar10=DIR --json
+  eas test model --data cifar10=DIR --test-time-augmentation mirror
+
+Where the model is one of a run, the run records that its test images were opened, and when.")]
     Test(Test),
     /// Write a model in forms that other programs read, and prove that they do the same
     #[command(after_help = "\
@@ -281,6 +287,14 @@ pub(crate) struct Model {
     pub(crate) trial: Option<TrialName>,
 }
 
+/// A time that isn't 0.
+fn positive_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        _ => Err("expected a time of at least a second, such as 30m".to_owned()),
+    }
+}
+
 /// A spec and what is changed in it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SpecArgs {
@@ -295,7 +309,18 @@ pub(crate) struct SpecArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Search {
     /// The spec; without one, the built-in quickstart
+    #[arg(conflicts_with = "data")]
     pub(crate) spec: Option<PathBuf>,
+    /// Instead of a spec, the data: a path whose format is found out, or NAME, or NAME=PATH
+    #[arg(long, value_name = "PATH", requires = "budget")]
+    pub(crate) data: Option<String>,
+    /// With --data, the time that the search may take, such as 30m; what fits is chosen and written
+    /// into the run as a spec
+    #[arg(long, value_name = "TIME", requires = "data", value_parser = positive_time)]
+    pub(crate) budget: Option<Duration>,
+    /// With --data, print the spec and don't run it
+    #[arg(long, requires = "data", conflicts_with_all = ["run", "json", "set", "seed"])]
+    pub(crate) init: bool,
     /// Folder of the run; it must not exist yet [default: runs/NAME, runs/NAME-2, ...]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
@@ -399,6 +424,42 @@ Examples:
   eas data inspect cifar10=DIR --sheet sheet.png
   eas data inspect folder=DIR --set data.size=64 --json")]
     Inspect(Inspect),
+    /// Fetch a published data set
+    #[command(after_help = "\
+Examples:
+  eas data fetch cifar10
+  eas data fetch svhn --extra --to /data
+  eas data fetch mnist --mirror https://example.org/mnist
+
+What is there already is kept, and what was broken off goes on. The files are checked against their
+published sums. Without --to they go to the folder that EAS_DATA names, or else to the user's cache,
+~/.cache/eas/data, and a spec that gives no path finds them there.")]
+    Fetch(Fetch),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fetch {
+    /// The data set
+    #[arg(value_name = "NAME", value_parser = DATA_SETS.map(|files| files.name))]
+    pub(crate) name: String,
+    /// Folder of data to put it into [default: $EAS_DATA, or ~/.cache/eas/data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Address that holds the files, instead of the official ones
+    #[arg(long, value_name = "URL", value_parser = mirror)]
+    pub(crate) mirror: Option<String>,
+    /// Fetch SVHN's 531,131 easier images, too: 1.3 GB
+    #[arg(long)]
+    pub(crate) extra: bool,
+}
+
+/// An address of a folder of files.
+fn mirror(text: &str) -> Result<String, String> {
+    let rest = ["https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text.to_owned()),
+        _ => Err("expected an address such as https://example.org/data".to_owned()),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -690,6 +751,14 @@ pub(crate) enum Precision {
     Bf16,
 }
 
+/// What is classified together with a test image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TestTimeAugmentation {
+    /// Its mirror image: the mean of the logits of both counts
+    Mirror,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Test {
     #[command(flatten)]
@@ -700,6 +769,9 @@ pub(crate) struct Test {
     /// A key of the data set to set, such as data.height=8; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// Classify each image together with changed ones; the result says so
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) test_time_augmentation: Option<TestTimeAugmentation>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -16,6 +16,18 @@ const SAMPLE: usize = 9;
 /// Seconds that each measurement takes, about.
 const MEASURED: f64 = 1.5;
 
+/// How fast a plan's networks train on this machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rates {
+    /// Training images a second, start network.
+    pub(crate) start: f64,
+    /// Training images a second, a child of median size.
+    pub(crate) child: f64,
+    /// That child's cost.
+    pub(crate) child_parameters: u64,
+    pub(crate) child_macs: u64,
+}
+
 /// A forecast. Children of later generations are larger than those measured, and machines are noisy:
 /// it may be off by half.
 #[derive(Clone, Debug, Serialize)]
@@ -84,38 +96,52 @@ fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> a
     Ok(images.max(1) as f64 / started.elapsed().as_secs_f64().max(1e-3))
 }
 
+/// Measures how fast a plan's networks train.
+pub(crate) fn measure(plan: &Plan, start: &Network, data: &TrainingData) -> anyhow::Result<Rates> {
+    let rng = Rng::new(plan.seed).split("forecast");
+    let (child, cost) = typical_child(plan, start, &rng)?;
+    Ok(Rates {
+        start: rate(start, data, &plan.start, &rng)?,
+        child: rate(&child, data, &plan.child, &rng)?,
+        child_parameters: cost.parameters,
+        child_macs: cost.macs,
+    })
+}
+
+/// Seconds of a whole run on so many training images.
+pub(crate) fn seconds(plan: &Plan, images: usize, rates: &Rates) -> f64 {
+    let images = images as f64;
+    let (start_epochs, grown_epochs) = plan.epochs(&plan.batches());
+    let whole = images * (start_epochs as f64 / rates.start + grown_epochs as f64 / rates.child);
+    // The deadline cuts the stages short, and is counted from the run's beginning.
+    let stages = images * plan.epochs_of_stages(&plan.batches()) as f64 / rates.child;
+    let before = images * (plan.start.epochs * (1 + plan.saturation.rounds)) as f64 / rates.start;
+    let left = plan.deadline.map(|limit| (limit.as_secs_f64() - before).max(0.0));
+    whole - left.map_or(0.0, |left| (stages - left).max(0.0))
+}
+
 /// Measures and forecasts.
 pub(crate) fn forecast(
     plan: &Plan,
     start: &Network,
     data: &TrainingData,
 ) -> anyhow::Result<Forecast> {
-    let rng = Rng::new(plan.seed).split("forecast");
-    let (child, child_cost) = typical_child(plan, start, &rng)?;
-    let start_rate = rate(start, data, &plan.start, &rng)?;
-    let child_rate = rate(&child, data, &plan.child, &rng)?;
-    let images = data.train.len() as f64;
-    let (start_epochs, grown_epochs) = plan.epochs(&plan.batches());
-    let whole = images * (start_epochs as f64 / start_rate + grown_epochs as f64 / child_rate);
-    // The deadline cuts the stages short, and is counted from the run's beginning.
-    let stages = images * plan.epochs_of_stages(&plan.batches()) as f64 / child_rate;
-    let before = images * (plan.start.epochs * (1 + plan.saturation.rounds)) as f64 / start_rate;
-    let left = plan.deadline.map(|limit| (limit.as_secs_f64() - before).max(0.0));
-    let seconds = whole - left.map_or(0.0, |left| (stages - left).max(0.0));
+    let rates = measure(plan, start, data)?;
+    let seconds = seconds(plan, data.train.len(), &rates);
     let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
     let of_stage = |stage: &Stage| stage.batches * stage.halving.trials(stage.networks);
     let children: usize = plan.stages.iter().map(of_stage).sum();
     let models = (children + promoted + plan.finals.networks + 4) as u64;
     let copies = if plan.child.momentum == eas_train::Momentum::Carry { 2 } else { 1 };
-    let each = child_cost.parameters * 4 * copies + 32 * 1024;
+    let each = rates.child_parameters * 4 * copies + 32 * 1024;
     let live = plan.stages.iter().map(|stage| live(plan, stage)).max().unwrap_or(0);
     let disk_needed = (live + plan.storage.keep_best + plan.finals.networks + 4) as u64 * each;
     let disk = (models * each).min(plan.storage.size.max(disk_needed));
     Ok(Forecast {
-        start_rate,
-        child_rate,
-        child_parameters: child_cost.parameters,
-        child_macs: child_cost.macs,
+        start_rate: rates.start,
+        child_rate: rates.child,
+        child_parameters: rates.child_parameters,
+        child_macs: rates.child_macs,
         seconds,
         disk,
         disk_needed,

@@ -13,6 +13,7 @@
 //! call back; [`print`] is the one module that writes to the terminal.
 
 mod args;
+mod automatic;
 mod commands;
 mod comparison;
 mod difference;
@@ -22,6 +23,7 @@ mod executor;
 mod exit;
 mod export;
 mod failpoint;
+mod fetch;
 mod forecast;
 mod lineage;
 #[cfg(feature = "onnx-runtime")]

@@ -101,6 +101,17 @@ impl Bar {
         self.bar.inc(units);
     }
 
+    /// Work done in all.
+    pub(crate) fn set(&self, units: u64) {
+        self.bar.set_position(units);
+    }
+
+    /// Work that was done before, which says nothing about the time left.
+    pub(crate) fn begin_at(&self, units: u64) {
+        self.bar.set_position(units);
+        self.bar.reset_eta();
+    }
+
     /// Units of work in all, once they are known.
     pub(crate) fn set_length(&self, units: u64) {
         self.bar.set_length(units);

@@ -23,6 +23,9 @@ pub(crate) struct Report {
     pub(crate) test_images: usize,
     /// When they were, in seconds since 1970.
     pub(crate) test_opened: u64,
+    /// How often models of the run had been tested on them before, by themselves.
+    #[serde(default)]
+    pub(crate) tested_before: usize,
     /// Children of the search, those whose result was known among them.
     pub(crate) children: usize,
     /// Children whose result is another's, as their training is the same.
@@ -179,6 +182,12 @@ impl Report {
         if self.stopped > 0 {
             let (stopped, children) = (self.stopped, self.children);
             again.push(format!("{stopped} of {children} children were stopped behind others"));
+        }
+        if self.tested_before > 0 {
+            let times = self.tested_before;
+            again.push(format!(
+                "the test images weren't new: models of this run had been tested on them before ({times})"
+            ));
         }
         let count = self.ranks.len();
         again.extend(self.kendall().map(|tau| {

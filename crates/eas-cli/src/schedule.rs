@@ -74,7 +74,7 @@ impl Schedule {
                         schedule.given_up.clear();
                     }
                 }
-                Event::Build { .. } | Event::TestOpened { .. } => {}
+                Event::Build { .. } | Event::TestOpened { .. } | Event::Tested { .. } => {}
             }
         }
         schedule

@@ -51,18 +51,32 @@ impl Gradients for Reference {
         images: &Images,
         labels: &[usize],
     ) -> anyhow::Result<Weights> {
+        let classes = model.classes();
+        ensure!(labels.iter().all(|label| *label < classes), "expected labels below {classes}");
+        let target = |(image, class): (usize, usize)| f64::from(u8::from(labels[image] == class));
+        self.gradients_of(model, images, &Array2::from_shape_fn((labels.len(), classes), target))
+    }
+}
+
+impl Reference {
+    /// As [`Gradients::gradients`], where an image may show several classes: `targets` are
+    /// `[batch, classes]`, and sum to 1 for each image.
+    ///
+    /// # Errors
+    /// Images or targets that don't fit the model.
+    pub fn gradients_of(
+        &self,
+        model: &Model,
+        images: &Images,
+        targets: &Array2<f64>,
+    ) -> anyhow::Result<Weights> {
         let values = evaluate(model, images, Mode::Training)?;
         let logits = logits_of(model, &values);
-        let batch = logits.nrows();
-        ensure!(labels.len() == batch, "expected {batch} labels, found {}", labels.len());
-        ensure!(
-            labels.iter().all(|label| *label < logits.ncols()),
-            "expected labels below {}",
-            logits.ncols()
-        );
+        let (expected, found) = (logits.dim(), targets.dim());
+        ensure!(found == expected, "expected targets of {expected:?}, found {found:?}");
         let output = model.network().output().context("a network has an output")?.id;
         let mut slopes: Values = BTreeMap::new();
-        slopes.insert(output, cross_entropy_slope(&logits, labels));
+        slopes.insert(output, cross_entropy_slope(&logits, targets));
         let mut gradients = Weights::new();
         for node in model.network().nodes().iter().rev() {
             let Some(slope) = slopes.remove(&node.id) else { continue };
@@ -267,14 +281,14 @@ struct Back {
 }
 
 /// The slope of the mean cross-entropy at the logits.
-fn cross_entropy_slope(logits: &Array2<f64>, labels: &[usize]) -> Array4<f64> {
+fn cross_entropy_slope(logits: &Array2<f64>, targets: &Array2<f64>) -> Array4<f64> {
     let (batch, classes) = logits.dim();
     Array4::from_shape_fn((batch, classes, 1, 1), |(b, class, _, _)| {
         let row = logits.row(b);
         let largest = row.fold(f64::NEG_INFINITY, |largest, x| largest.max(*x));
         let total: f64 = row.iter().map(|x| (x - largest).exp()).sum();
         let probability = (row[class] - largest).exp() / total;
-        (probability - f64::from(u8::from(class == labels[b]))) / batch as f64
+        (probability - targets[[b, class]]) / batch as f64
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{bail, ensure};
 use eas_ir::{Images, Mode, Moments, Network, NodeId, Rng};
 use ndarray::Array2;
 
@@ -25,6 +26,53 @@ pub struct Batch {
     pub images: Images,
     /// A class each, `[batch]`.
     pub labels: Vec<usize>,
+    /// What is mixed into each image, `[batch]`; empty where images are as they are.
+    pub mixed: Vec<Mixed>,
+}
+
+/// What is mixed into an image (Zhang et al. 2018). The image counts as both classes: its loss is the
+/// cross-entropy of either, by their shares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixed {
+    /// What the other image shows.
+    pub label: usize,
+    /// The share that the image itself keeps, 0 to 1; the other has the rest.
+    pub own: f64,
+}
+
+impl Batch {
+    /// Images as they are.
+    pub fn new(images: Images, labels: Vec<usize>) -> Self {
+        Batch { images, labels, mixed: Vec::new() }
+    }
+
+    /// The two classes of an image, the one of the larger share first, and that share.
+    pub fn shown(&self, image: usize) -> (usize, usize, f64) {
+        let label = self.labels[image];
+        match self.mixed.get(image) {
+            None => (label, label, 1.0),
+            Some(mixed) if mixed.own >= 0.5 => (label, mixed.label, mixed.own),
+            Some(mixed) => (mixed.label, label, 1.0 - mixed.own),
+        }
+    }
+
+    /// Whether there are labels for all images, below a number of classes.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self, classes: usize) -> anyhow::Result<()> {
+        let (images, labels) = (self.images.dim().0, self.labels.len());
+        ensure!(images == labels, "expected {images} labels, found {labels}");
+        let mixed = self.mixed.len();
+        ensure!([0, images].contains(&mixed), "expected {images} images mixed in, found {mixed}");
+        let all = self.labels.iter().chain(self.mixed.iter().map(|mixed| &mixed.label));
+        if let Some(outside) = all.into_iter().find(|label| **label >= classes) {
+            bail!("expected labels below {classes}, found {outside}");
+        }
+        let outside = self.mixed.iter().find(|mixed| !(0.0..=1.0).contains(&mixed.own));
+        ensure!(outside.is_none(), "expected shares from 0 to 1, found {outside:?}");
+        Ok(())
+    }
 }
 
 /// What a training step depends on besides the parameters and the batch.
@@ -45,7 +93,7 @@ pub struct StepOptions<'a> {
 pub struct StepReport {
     /// Mean cross-entropy of the batch before the update.
     pub loss: f64,
-    /// Images classified right before the update.
+    /// Images classified right before the update; a mixed one as what it mostly shows.
     pub correct: usize,
 }
 

@@ -12,19 +12,21 @@ mod optimiser;
 mod oracle;
 mod parameters;
 mod recipe;
+mod test_time;
 mod train;
 
 pub use cpu::{Cpu, CpuProgram, OpTime};
 pub use data::{
     Augment, Batches, DataOptions, DataPlugin, DataSource, Description, Labelled, Mirror, Split,
-    TrainingData, calibration_images, contact_sheet, data_sets, image_bytes, image_of, images_in,
-    normalisation_of, normalise, read_image, shared_images, split,
+    Survey, TrainingData, cache_folder, calibration_images, contact_sheet, data_sets, image_bytes,
+    image_of, images_in, normalisation_of, normalise, read_image, shared_images, split, survey,
 };
-pub use engine::{Batch, Engine, Program, StepOptions, StepReport};
+pub use engine::{Batch, Engine, Mixed, Program, StepOptions, StepReport};
 pub use optimiser::{Nesterov, nesterov_step};
 pub use oracle::Oracle;
 pub use parameters::{FlatParameters, Slot};
 pub use recipe::{Momentum, Precision, Recipe, RecipeSpec, Schedule};
+pub use test_time::mirrored_accuracy;
 pub use train::{
     Accuracy, EpochRecord, Position, Progress, Start, Training, TrainingEnd, accuracy, train,
     train_from,

@@ -25,7 +25,7 @@ fn a_step_behind_the_first_allocates_nothing() {
         let model = Model::initialise(network, &Rng::new(1)).unwrap();
         let mut parameters = FlatParameters::new(&model, None).unwrap();
         let mut program = CpuProgram::new(model.network()).unwrap();
-        let batch = Batch { images: Images::ones((4, 3, 32, 32)), labels: vec![0, 1, 2, 3] };
+        let batch = Batch::new(Images::ones((4, 3, 32, 32)), vec![0, 1, 2, 3]);
         let update = Nesterov {
             learning_rate: 0.1,
             momentum: 0.9,

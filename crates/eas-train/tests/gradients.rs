@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use eas_ir::{Forward, Gradients, Mode, Model, NodeId, Reference, Rng};
-use eas_train::{Batch, Engine, FlatParameters, Oracle, Precision, Recipe, StepOptions};
+use eas_train::{
+    Batch, Cpu, Engine, FlatParameters, Mixed, Nesterov, Oracle, Precision, Recipe, StepOptions,
+};
 
 use crate::random;
 
@@ -40,6 +42,95 @@ fn gradients_are_the_reference_evaluators() {
             let gap = random::gap(found, expected, scale);
             assert!(gap < 1e-4, "seed {seed}, {id}: off by {gap}\n{}", model.network());
         }
+    }
+}
+
+/// A batch with something mixed into every image; each keeps `own`, or a share of its own.
+fn mixed(batch: &Batch, classes: usize, own: Option<f64>, rng: &mut Rng) -> Batch {
+    let mixed = (0..batch.labels.len())
+        .map(|_| Mixed { label: rng.below(classes), own: own.unwrap_or_else(|| rng.unit()) })
+        .collect();
+    Batch { mixed, ..batch.clone() }
+}
+
+const PLAIN: StepOptions<'_> = StepOptions {
+    update: Nesterov {
+        learning_rate: 0.0,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        decoupled: false,
+        decay_all: false,
+    },
+    label_smoothing: 0.0,
+    precision: Precision::F32,
+    dropout: None,
+};
+
+#[test]
+fn gradients_of_mixed_images_are_the_reference_evaluators() {
+    for (seed, model, batch) in cases(40) {
+        let mut rng = Rng::new(seed).split("mixed");
+        let batch = mixed(&batch, model.classes(), None, &mut rng);
+        let mut targets = ndarray::Array2::zeros((batch.labels.len(), model.classes()));
+        for (image, (label, mixed)) in batch.labels.iter().zip(&batch.mixed).enumerate() {
+            targets[[image, *label]] += mixed.own;
+            targets[[image, mixed.label]] += 1.0 - mixed.own;
+        }
+        let expected = Reference.gradients_of(&model, &batch.images, &targets).unwrap();
+        let scale = 1e-2 * random::largest(expected.values().flatten());
+        let parameters = FlatParameters::new(&model, None).unwrap();
+        for engine in [&Oracle as &dyn Engine, &Cpu] {
+            let mut program = engine.compile(model.network()).unwrap();
+            let (gradient, _) = program.gradient(&parameters, &batch, &PLAIN).unwrap();
+            for slot in parameters.slots().iter().filter(|slot| slot.is_trainable()) {
+                let expected = expected[&slot.id].as_slice().unwrap();
+                let gap = random::gap(&gradient[slot.range()], expected, scale);
+                assert!(gap < 1e-4, "seed {seed}, {}: off by {gap}\n{}", slot.id, model.network());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mixed_images_loss_is_its_classes_losses_by_their_shares() {
+    for (seed, model, batch) in cases(40) {
+        let mut rng = Rng::new(seed).split("shares");
+        let own = rng.unit();
+        let batch = mixed(&batch, model.classes(), Some(own), &mut rng);
+        let others = batch.mixed.iter().map(|mixed| mixed.label).collect();
+        let parts = [batch.labels.clone(), others];
+        let parameters = FlatParameters::new(&model, None).unwrap();
+        let options = StepOptions { label_smoothing: 0.1, ..PLAIN };
+        for engine in [&Oracle as &dyn Engine, &Cpu] {
+            let mut program = engine.compile(model.network()).unwrap();
+            let mut of = |batch: &Batch| program.gradient(&parameters, batch, &options).unwrap();
+            let (gradient, report) = of(&batch);
+            let [(first, its), (second, theirs)] =
+                parts.clone().map(|labels| of(&Batch::new(batch.images.clone(), labels)));
+            let loss = own * its.loss + (1.0 - own) * theirs.loss;
+            assert!((report.loss - loss).abs() < 1e-5 * loss.max(1.0), "seed {seed}: {report:?}");
+            let share = own as f32;
+            let expected: Vec<f32> = first
+                .iter()
+                .zip(&second)
+                .map(|(first, second)| share * first + (1.0 - share) * second)
+                .collect();
+            let largest = random::largest(first.iter().chain(&second));
+            let gap = random::gap(&gradient, &expected, largest);
+            assert!(gap < 1e-4, "seed {seed}: off by {gap}\n{}", model.network());
+        }
+    }
+}
+
+#[test]
+fn an_image_that_keeps_all_of_itself_is_as_it_was_bit_for_bit() {
+    for (seed, model, batch) in cases(40) {
+        let whole = mixed(&batch, model.classes(), Some(1.0), &mut Rng::new(seed));
+        let parameters = FlatParameters::new(&model, None).unwrap();
+        let options = StepOptions { label_smoothing: 0.1, ..PLAIN };
+        let mut program = Cpu.compile(model.network()).unwrap();
+        let mut of = |batch: &Batch| program.gradient(&parameters, batch, &options).unwrap();
+        assert_eq!(of(&whole), of(&batch), "seed {seed}");
     }
 }
 

@@ -48,7 +48,7 @@ fn the_loss_is_the_cross_entropy_with_the_targets_spread_over_all_classes() {
     let mut parameters = FlatParameters::new(&model, None).unwrap();
     parameters.get_mut(random::id(1, Role::Weight)).unwrap().fill(0.0);
     parameters.get_mut(random::id(1, Role::Bias)).unwrap().copy_from_slice(&logits);
-    let batch = Batch { images: ndarray::Array4::ones((4, 1, 1, 1)), labels: vec![0, 1, 2, 0] };
+    let batch = Batch::new(ndarray::Array4::ones((4, 1, 1, 1)), vec![0, 1, 2, 0]);
     // exp(1) + exp(-2) + exp(0.5) = 4.502338, whose logarithm is 1.504597.
     let mean_of_right = 1.504_597 - (1.0 - 2.0 + 0.5 + 1.0) / 4.0;
     let mean_of_all = 1.504_597 - (1.0 - 2.0 + 0.5) / 3.0;

@@ -73,7 +73,7 @@ fn losses_gradients_updates_and_running_statistics_are_pytorchs() {
         for (number, step) in case.steps.iter().enumerate() {
             let why = format!("{}, smoothing {}, step {number}", case.name, case.label_smoothing);
             let images = Images::from_shape_vec(step.shape, step.images.clone()).unwrap();
-            let batch = Batch { images, labels: step.labels.clone() };
+            let batch = Batch::new(images, step.labels.clone());
             let options = StepOptions {
                 update: recipe.update(recipe.rate(number, 0, 1)),
                 label_smoothing: recipe.label_smoothing,

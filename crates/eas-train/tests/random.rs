@@ -101,7 +101,7 @@ pub(crate) fn batch(model: &Model, count: usize, rng: &mut Rng) -> Batch {
     let images =
         Images::from_shape_simple_fn((count, channels, height, width), || rng.normal() as f32);
     let labels = (0..count).map(|_| rng.below(model.classes())).collect();
-    Batch { images, labels }
+    Batch::new(images, labels)
 }
 
 /// A small network with batch norm and dropout that learns the images of [`stripes`] quickly.

@@ -175,7 +175,7 @@ fn mask(network: &Network, dropout: &Rng) -> Vec<f32> {
     let mut weights = model.into_parts().1;
     weights.values_mut().for_each(|values| values.fill(0.0));
     let model = Model::new(network.clone(), weights).unwrap();
-    let batch = Batch { images: ndarray::Array4::ones((1, FEATURES, 1, 1)), labels: vec![0] };
+    let batch = Batch::new(ndarray::Array4::ones((1, FEATURES, 1, 1)), vec![0]);
     let options = StepOptions {
         update: recipe().update(0.1),
         label_smoothing: 0.0,

@@ -149,7 +149,7 @@ fn random_batch(model: &Model, size: usize, rng: &mut Rng) -> anyhow::Result<Bat
     let images =
         Images::from_shape_simple_fn((size, channels, height, width), || rng.normal() as f32);
     let labels = (0..size).map(|_| rng.below(model.classes())).collect();
-    Ok(Batch { images, labels })
+    Ok(Batch::new(images, labels))
 }
 
 /// The times of some work in order of length, repeated for about `budget` seconds, five times at least.

@@ -1,14 +1,16 @@
-//! `eas data inspect`: what a data set holds.
+//! `eas data`: what a data set holds, and fetching published ones.
 
 use std::path::Path;
 
 use anyhow::Context;
+use eas_ir::Bytes;
 use eas_train::{Labelled, Split, contact_sheet, normalisation_of, shared_images};
 use serde::Serialize;
 
 use super::{bad_input, data_of};
 use crate::args;
 use crate::exit;
+use crate::fetch;
 use crate::print;
 
 /// Images of a class on a contact sheet.
@@ -36,8 +38,33 @@ struct Part {
 }
 
 pub(super) fn run(args: &args::Data) -> anyhow::Result<u8> {
-    let args::DataCommand::Inspect(args) = &args.command;
-    inspect(args)
+    match &args.command {
+        args::DataCommand::Inspect(args) => inspect(args),
+        args::DataCommand::Fetch(args) => fetch(args),
+    }
+}
+
+fn fetch(args: &args::Fetch) -> anyhow::Result<u8> {
+    let files = fetch::files_of(&args.name).context("expected a data set that can be fetched")?;
+    if args.extra && files.extra.is_empty() {
+        return Err(bad_input(format!("--extra: {} has no extra images", files.name)));
+    }
+    let to = args.to.clone().or_else(fetch::data_folder);
+    let to = to.ok_or_else(|| bad_input("expected --to, since HOME names no folder"))?;
+    let wishes =
+        fetch::Wishes { mirror: args.mirror.clone(), extra: args.extra, ..Default::default() };
+    let bar = print::Bar::new(0);
+    let fetched = fetch::fetch(files, &to, &wishes, &bar);
+    bar.finish();
+    let (name, shown) = (files.name, to.display());
+    let fetched = match fetched? {
+        0 => "it was there already".to_owned(),
+        bytes => format!("{} fetched", Bytes(bytes)),
+    };
+    let found = fetch::default_path(name) == std::path::absolute(&to).ok();
+    let path = if found { String::new() } else { format!("={shown}") };
+    print::result(&format!("{name} is in {shown}: {fetched}. Next: eas data inspect {name}{path}"));
+    Ok(exit::SUCCESS)
 }
 
 fn inspect(args: &args::Inspect) -> anyhow::Result<u8> {

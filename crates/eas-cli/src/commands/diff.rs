@@ -8,7 +8,7 @@ use eas_transform::Step;
 use serde::Serialize;
 
 use super::bad_input;
-use super::given::{self, Given};
+use super::given;
 use super::search::network_of_trial;
 use crate::args::{self, TrialName};
 use crate::difference::{Change, changes, text};
@@ -101,15 +101,8 @@ fn side(path: &Path) -> anyhow::Result<Side> {
 }
 
 fn side_of(run: &Run, trial: TrialId) -> anyhow::Result<Side> {
-    let result = run.result(trial).map_err(bad_input)?;
-    if result.model.is_none() {
-        return Err(bad_input(format!(
-            "trial {trial} has no network: it was not trained to its end"
-        )));
-    }
-    let network = network_of_trial(run, &result)?;
-    let (root, words) = (run.root().display(), result.purpose.words());
-    Ok(Side { name: format!("{root} trial {trial} ({words})"), network })
+    let (name, result) = given::trained(run, trial)?;
+    Ok(Side { name, network: network_of_trial(run, &result)? })
 }
 
 fn words(shown: &Shown) -> String {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use eas_controller::TrialId;
 use eas_ir::{Bytes, Network};
 use serde::Serialize;
 
 use super::bad_input;
-use super::search::plan_of_run;
+use super::search::{plan_of_run, start_network};
 use crate::args;
 use crate::dispatcher::Dispatcher;
 use crate::exit;
@@ -18,7 +18,7 @@ use crate::reach::Reach;
 use crate::room;
 use crate::runs::{Amount, Collected, Origin, Reason, Run, Unfinished};
 use crate::schedule::Schedule;
-use crate::search::Search;
+use crate::search::{Search, Start};
 
 #[derive(Serialize)]
 struct Cleared {
@@ -65,10 +65,14 @@ fn reach(run: &Run, mut plan: Plan) -> anyhow::Result<Reach> {
         return Ok(Reach::default());
     }
     let first = run.record(TrialId(0))?;
-    let Origin::Fresh { network } = first.origin else {
-        anyhow::bail!("trial 0000: expected a start network with fresh weights");
+    let start = match first.origin {
+        Origin::Fresh { network } => {
+            let network = Network::from_toml(&network).context("trial 0000: not a network")?;
+            Start::Fresh(network)
+        }
+        Origin::Given { .. } => start_network(&plan)?.0,
+        Origin::Grown { .. } => bail!("trial 0000: expected a start network"),
     };
-    let start = Network::from_toml(&network).context("trial 0000: not a network")?;
     let schedule = Schedule::new(&plan, &run.events()?);
     let (run, transforms) = (run.clone().reading(), plan.transforms.clone());
     let mut dispatcher = Dispatcher::new(&run, None, None, plan.running, Bar::silent())?;

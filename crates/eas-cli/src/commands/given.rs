@@ -80,15 +80,20 @@ fn no_run(path: &Path) -> anyhow::Error {
 
 /// The model of a trial.
 pub(super) fn of_trial(run: Run, trial: TrialId) -> anyhow::Result<Given> {
-    let result = run.result(trial).map_err(bad_input)?;
-    let root = run.root().display();
-    if result.model.is_none() {
-        let (trial, ending) = (result.trial, result.ending_words());
-        return Err(bad_input(format!("{root}: trial {trial} has no network: {ending}")));
-    }
-    let name = format!("{root} trial {} ({})", result.trial, result.purpose.words());
+    let (name, result) = trained(&run, trial)?;
     let saved = run.model_of(&result)?;
     Ok(Given { name, saved, from: Some((run, result)) })
+}
+
+/// What to call a trial that came to a network, and its result.
+pub(super) fn trained(run: &Run, trial: TrialId) -> anyhow::Result<(String, TrialResult)> {
+    let result = run.result(trial).map_err(bad_input)?;
+    let (root, trial) = (run.root().display(), result.trial);
+    if result.model.is_none() {
+        let ending = result.ending_words();
+        return Err(bad_input(format!("{root}: trial {trial} has no network: {ending}")));
+    }
+    Ok((format!("{root} trial {trial} ({})", result.purpose.words()), result))
 }
 
 /// Which trial of a run is meant; the best where none is named.
@@ -125,7 +130,7 @@ pub(super) fn network(path: &Path, trial: Option<TrialName>) -> anyhow::Result<N
     if Run::is_run(path) {
         let run = Run::open(path).map_err(bad_input)?;
         let trial = self::trial(&run, trial)?;
-        return network_of_trial(&run, &run.result(trial).map_err(bad_input)?);
+        return network_of_trial(&run, &trained(&run, trial)?.1);
     }
     if trial.is_some() {
         return Err(no_run(path));

@@ -32,6 +32,7 @@ use eas_train::{DataSource, data_sets};
 
 use crate::args::{Args, Command, SpecArgs};
 use crate::exit;
+use crate::fetch;
 use crate::plan::{Named, Plan};
 use crate::print;
 use crate::room;
@@ -138,10 +139,20 @@ pub(crate) fn plan_of(spec: Option<&Path>, overrides: &SpecArgs) -> anyhow::Resu
             (name, text, path.parent().unwrap_or(Path::new("")))
         }
     };
+    let plan = plan_of_text(&name, &text, overrides, directory)?;
+    Ok((text, plan))
+}
+
+/// The plan of a spec's text, with what the command line changes in it.
+pub(crate) fn plan_of_text(
+    name: &str,
+    text: &str,
+    overrides: &SpecArgs,
+    directory: &Path,
+) -> anyhow::Result<Plan> {
     let mut set = overrides.set.clone();
     set.extend(overrides.seed.map(|seed| format!("seed={seed}")));
-    let plan = read_plan(&name, &text, &set, directory)?;
-    Ok((text, plan))
+    Ok(read_plan(name, text, &set, directory)?)
 }
 
 /// A data set named on the command line: `NAME` or `NAME=PATH`, with `data.KEY=VALUE` arguments for
@@ -155,7 +166,8 @@ pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn Da
     let plugin = registry.get(name).map_err(bad_input)?;
     let takes_path = plugin.options.lines().any(|line| line.starts_with("path ="));
     let mut options = Vec::new();
-    let path = path.or_else(|| std::env::var("EAS_DATA").ok().filter(|_| takes_path));
+    let known = || fetch::default_path(name).filter(|_| takes_path)?.to_str().map(str::to_owned);
+    let path = path.or_else(known);
     if let Some(path) = path {
         options.push(format!("path = {}", toml::Value::from(path)));
     }
@@ -169,9 +181,11 @@ pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn Da
     let table = toml::de::DeTable::parse(&text).map_err(|e| bad_input(e.message()))?;
     let span = table.span();
     let value: Value<'_> = toml::Spanned::new(span, toml::de::DeValue::Table(table.into_inner()));
-    let built = plugin
-        .build(value)
-        .map_err(|error| bad_input(format!("data set `{name}`: {}", error.message())))?;
+    let built = plugin.build(value).map_err(|error| {
+        let needs_path = error.message().contains("missing field `path`");
+        let message = if needs_path { fetch::advice(name) } else { error.message().to_owned() };
+        bad_input(format!("data set `{name}`: {message}"))
+    })?;
     let (options, implementation) = (built.options, built.implementation);
     Ok(Named { name: name.to_owned(), options, implementation })
 }

@@ -1,20 +1,24 @@
 //! `eas search` and `eas resume`: start network, stages, finals, comparison.
 
 use std::cmp::Ordering;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use eas_controller::{Ending, TrialId};
-use eas_ir::{Bytes, Network, Rng, SavedModel};
+use eas_ir::{Bytes, Network, Normalisation, Rng, SavedModel};
 use eas_train::{Split, TrainingData, split};
 use eas_transform::Problem;
 use serde::Serialize;
 
-use super::{bad_input, plan_of};
+use super::{bad_input, plan_of, plan_of_text};
 use crate::args;
+use crate::automatic::{Automatic, specify};
 use crate::dispatcher::{Dispatcher, Interrupted};
 use crate::engine::ENGINE;
 use crate::executor::Local;
 use crate::exit;
+use crate::forecast::measure;
 use crate::picture::{self, Picture};
 use crate::plan::{Plan, Workers};
 use crate::print::{self, Bar};
@@ -29,8 +33,20 @@ use crate::storage::Keeper;
 
 /// `eas search`.
 pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
-    let (spec, plan) = plan_of(args.spec.as_deref(), &args.overrides)?;
     stop::listen();
+    let (spec, plan) = match (&args.data, args.budget) {
+        (Some(data), Some(budget)) => {
+            let chosen = choose(data, budget)?;
+            if args.init {
+                print::result(&chosen.spec);
+                return Ok(exit::SUCCESS);
+            }
+            let Automatic { name, spec, .. } = chosen;
+            let plan = plan_of_text(&name, &spec, &args.overrides, Path::new(""))?;
+            (spec, plan)
+        }
+        _ => plan_of(args.spec.as_deref(), &args.overrides)?,
+    };
     let prepared = prepare(&plan)?;
     let root = args.run.clone().unwrap_or_else(|| Run::free_folder(&plan.name));
     let build = Build::current()?;
@@ -41,6 +57,17 @@ pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
     })?;
     let lock = run.lock()?;
     coordinate(&run, lock, plan, prepared, args.workers, args.json)
+}
+
+/// A spec for data and a budget, and what is said about it.
+fn choose(data: &str, budget: Duration) -> anyhow::Result<Automatic> {
+    let bar = Bar::new(1);
+    bar.message("measuring a few training steps");
+    let chosen = specify(data, budget, &mut measure);
+    bar.finish();
+    let chosen = chosen?;
+    chosen.why.iter().for_each(|line| print::note(line));
+    Ok(chosen)
 }
 
 /// `eas resume`.
@@ -132,6 +159,23 @@ pub(crate) struct Prepared {
 
 /// The data and the start network for them.
 pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<Prepared> {
+    let (start, normalisation) = start_network(plan)?;
+    let mut data = training_data(plan)?;
+    let guessed = matches!(start, Start::Given(_)) && normalisation.is_none();
+    data.normalisation = normalisation.unwrap_or(data.normalisation);
+    Ok(Prepared { data, start, guessed })
+}
+
+/// The data, split.
+pub(crate) fn training_data(plan: &Plan) -> anyhow::Result<TrainingData> {
+    let source = &plan.data.implementation;
+    let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
+    let all = source.train(&plan.directory).map_err(wrong)?;
+    split(all, source.options(), &Rng::new(plan.seed).split("data")).map_err(wrong)
+}
+
+/// The start network for the data, and how its weights know images to be normalised.
+pub(crate) fn start_network(plan: &Plan) -> anyhow::Result<(Start, Option<Normalisation>)> {
     let source = &plan.data.implementation;
     let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
     let known = source.describe(&plan.directory).map_err(wrong)?;
@@ -151,12 +195,7 @@ pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<Prepared> {
     space.admits(start.network(), plan.child.batch).map_err(|refusal| {
         bad_input(format!("space.{}: the start network exceeds limits: {refusal}", plan.space.name))
     })?;
-    let all = source.train(&plan.directory).map_err(wrong)?;
-    let mut data =
-        split(all, source.options(), &Rng::new(plan.seed).split("data")).map_err(wrong)?;
-    let guessed = matches!(start, Start::Given(_)) && normalisation.is_none();
-    data.normalisation = normalisation.unwrap_or(data.normalisation);
-    Ok(Prepared { data, start, guessed })
+    Ok((start, normalisation))
 }
 
 /// Does what is left of a run to do: all of it, where it is new.
@@ -266,6 +305,8 @@ fn compare(
 ) -> anyhow::Result<Report> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let at = now.map_or(0, |since| since.as_secs());
+    let tested = |event: &Event| matches!(event, Event::Tested { .. });
+    let tested = run.events()?.iter().filter(|event| tested(event)).count();
     run.add_event(&Event::TestOpened { at })?;
     let test = Split::all(plan.data.implementation.test(&plan.directory)?);
     let results = run.results()?;
@@ -285,6 +326,7 @@ fn compare(
         validation_images: data.validation.len(),
         test_images: test.len(),
         test_opened: at,
+        tested_before: tested,
         children: children().count(),
         cached: children().filter(|child| child.same_as.is_some()).count(),
         stopped: stopped.filter(|part| !went_on(part)).count(),

@@ -1,27 +1,32 @@
 //! `eas test`: a model on a data set's test images.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use eas_controller::TrialId;
 use eas_ir::{Normalisation, SavedModel};
-use eas_train::{Split, TrainingData, accuracy, normalisation_of};
+use eas_train::{Split, TrainingData, accuracy, mirrored_accuracy, normalisation_of};
 use serde::Serialize;
 
 use super::given::{self, Given};
 use super::{bad_input, data_of};
-use crate::args;
+use crate::args::{self, TestTimeAugmentation};
 use crate::engine::ENGINE;
 use crate::exit;
 use crate::print::{self, percent};
+use crate::runs::{Event, Run};
 
 #[derive(Serialize)]
 struct Tested {
     correct: usize,
     images: usize,
     accuracy: f64,
+    /// What each image was classified together with; nothing for itself alone.
+    test_time_augmentation: Option<TestTimeAugmentation>,
 }
 
 pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
-    let Given { name, saved: SavedModel { model, metadata }, .. } = given::model(&args.model)?;
+    let Given { name, saved: SavedModel { model, metadata }, from } = given::model(&args.model)?;
     let source = data_of(&args.data, &args.set)?;
     let directory = Path::new("");
     let known = source.implementation.describe(directory).map_err(bad_input)?;
@@ -38,6 +43,7 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     if !metadata.classes.is_empty() && metadata.classes != classes {
         print::note("note: the model's class names differ from the data set's");
     }
+    record(&args.model.path, from.map(|(_, result)| result.trial))?;
     let test = Split::all(source.implementation.test(directory).map_err(bad_input)?);
     let normalisation: Normalisation = metadata.normalisation.ok_or_else(|| {
         bad_input(format!(
@@ -50,7 +56,13 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     let data = TrainingData { train, validation, classes, normalisation, augment: options.augment };
     let bar = print::Bar::new(test.len() as u64);
     bar.message("images");
-    let found = accuracy(&ENGINE, &model, &data, &test, &mut |images| bar.advance(images as u64));
+    let mut done = |images| bar.advance(images as u64);
+    let found = match args.test_time_augmentation {
+        None => accuracy(&ENGINE, &model, &data, &test, &mut done),
+        Some(TestTimeAugmentation::Mirror) => {
+            mirrored_accuracy(&ENGINE, &model, &data, &test, &mut done)
+        }
+    };
     bar.finish();
     let found = found?;
     if args.json {
@@ -58,14 +70,43 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
             correct: found.correct,
             images: found.images,
             accuracy: found.share(),
+            test_time_augmentation: args.test_time_augmentation,
         });
     } else {
+        let how = match args.test_time_augmentation {
+            None => "",
+            Some(TestTimeAugmentation::Mirror) => {
+                ", by the mean of the logits of each and its mirror image"
+            }
+        };
         print::result(&format!(
-            "Test accuracy {}: {} of {} images",
+            "Test accuracy {}: {} of {} images{how}",
             percent(found.share()),
             found.correct,
             found.images
         ));
     }
     Ok(exit::SUCCESS)
+}
+
+/// Where a model is one of a run, records there that the test images are opened for it.
+fn record(model: &Path, trial: Option<TrialId>) -> anyhow::Result<()> {
+    let Ok(whole) = model.canonicalize() else { return Ok(()) };
+    let Some(root) = whole.ancestors().find(|folder| Run::is_run(folder)) else { return Ok(()) };
+    let run = Run::open(root).map_err(bad_input)?;
+    if run.holder().is_some() {
+        return Err(bad_input(format!(
+            "{}: it is being searched, and its test images stay closed until that is done",
+            root.display()
+        )));
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let folder = || whole.strip_prefix(root).unwrap_or(&whole).display().to_string();
+    let model = trial.map_or_else(folder, |trial| format!("trial {trial}"));
+    let event = Event::Tested { at: since.map_or(0, |since| since.as_secs()), model };
+    let recorded = run.lock().and_then(|_lock| run.add_event(&event));
+    if let Err(error) = recorded {
+        print::note(&format!("note: the run doesn't record this test: {error:#}"));
+    }
+    Ok(())
 }

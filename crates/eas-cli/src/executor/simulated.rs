@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use eas_controller::TrialId;
-use eas_ir::{Network, Rng};
+use eas_ir::Rng;
 use eas_train::TrainingData;
 
 use super::{Claim, Executor, Exit, Job, JobName};
@@ -17,7 +17,7 @@ use crate::plan::Plan;
 use crate::print::{Bar, note};
 use crate::runs::{Build, Digest, Run};
 use crate::schedule::Schedule;
-use crate::search::Search;
+use crate::search::{Search, Start};
 use crate::spec::read_plan;
 
 /// Which part of the workers' time was spent on trials, while there were more to come.
@@ -140,7 +140,7 @@ memory = "1TiB"
 struct Made {
     plan: Plan,
     data: TrainingData,
-    start: Network,
+    start: Start,
     run: Run,
 }
 

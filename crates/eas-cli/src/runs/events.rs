@@ -30,8 +30,10 @@ pub(crate) enum Event {
     },
     /// The run goes on with another program.
     Build { differences: Vec<String> },
-    /// The test images were opened, in seconds since 1970.
+    /// The test images were opened for the report, in seconds since 1970.
     TestOpened { at: u64 },
+    /// They were opened to test this model of the run by itself.
+    Tested { at: u64, model: String },
 }
 
 /// Adds a line that survives a loss of power. A line that was torn when a process died is cut off

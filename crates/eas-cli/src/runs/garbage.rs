@@ -188,7 +188,7 @@ impl Run {
 /// What a trial reads.
 pub(super) fn inputs(record: &TrialRecord) -> [Option<Digest>; 4] {
     let (model, momentum) = match &record.origin {
-        Origin::Fresh { .. } => (None, None),
+        Origin::Fresh { .. } | Origin::Given { .. } => (None, None),
         Origin::Grown { model, momentum, .. } => (Some(*model), *momentum),
     };
     let before = record.continues();

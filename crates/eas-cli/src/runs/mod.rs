@@ -437,7 +437,7 @@ impl Run {
             let at = same.unwrap_or(next);
             ensure!(seen.insert(at), "trial {trial} is among its own ancestors");
             match self.record(at)?.origin {
-                Origin::Fresh { network } => {
+                Origin::Fresh { network } | Origin::Given { network, .. } => {
                     let network = Network::from_toml(&network)
                         .with_context(|| format!("trial {at}: trial.json: not a network"))?;
                     let steps = line.into_iter().rev();

@@ -18,6 +18,7 @@ use super::tables::{
     DataKey, Duration, FINAL, FinalTable, ParentKey, RunTable, SCHEMA, START, StageTable,
     StoreTable, TOP, WeightsKey, default_start,
 };
+use crate::fetch;
 use crate::plan::{
     FinalWeights, Finals, Named, Plan, Promotion, Running, Saturation, Stage, StageParent, Storage,
 };
@@ -458,7 +459,7 @@ impl<'a> Reader<'a> {
                 self.problem(Some(options.span()), &path, message);
                 continue;
             }
-            match plugin.build(with_default_path(options, plugin.options)) {
+            match plugin.build(with_default_path(options, plugin.name, plugin.options)) {
                 Ok(Built { options, implementation }) => {
                     let name = key.get_ref().to_string();
                     built.push(Named { name, options, implementation });
@@ -466,9 +467,8 @@ impl<'a> Reader<'a> {
                 Err(error) => {
                     let needs_path = error.message().contains("missing field `path`");
                     if needs_path {
-                        let message = "expected `path`, the folder of the data; or set the variable \
-                                       EAS_DATA";
-                        self.problem(Some(key.span()), &path, message.to_owned());
+                        let message = fetch::advice(plugin.name);
+                        self.problem(Some(key.span()), &path, message);
                     } else {
                         self.serde_problem(&error, &path);
                     }
@@ -691,18 +691,17 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The options with the path from `EAS_DATA`, where a plugin takes one and the spec has none.
-fn with_default_path<'a>(options: Value<'a>, known: &str) -> Value<'a> {
+/// The options with the path where data sets are, if a plugin takes one and the spec has none.
+fn with_default_path<'a>(options: Value<'a>, name: &str, known: &str) -> Value<'a> {
     let span = options.span();
     let takes_path = known.lines().any(|line| line.starts_with("path ="));
     let mut options = options;
-    // A relative one starts where the command does, as on any command line.
-    let known = std::env::var("EAS_DATA").ok().and_then(|path| std::path::absolute(path).ok());
-    let known = known.and_then(|path| path.to_str().map(str::to_owned));
-    if let (true, Some(path), DeValue::Table(table)) = (takes_path, known, options.get_mut())
+    if let (true, DeValue::Table(table)) = (takes_path, options.get_mut())
         && !table.contains_key("path")
+        && let Some(path) = fetch::default_path(name)
+        && let Some(path) = path.to_str()
     {
-        let value = Spanned::new(span.clone(), DeValue::String(path.into()));
+        let value = Spanned::new(span.clone(), DeValue::String(path.to_owned().into()));
         table.insert(Spanned::new(span, "path".into()), value);
     }
     options

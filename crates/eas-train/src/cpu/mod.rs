@@ -78,7 +78,7 @@ impl Gradients for Cpu {
         labels: &[usize],
     ) -> anyhow::Result<Weights> {
         let parameters = FlatParameters::new(model, None)?;
-        let batch = Batch { images: images.clone(), labels: labels.to_vec() };
+        let batch = Batch::new(images.clone(), labels.to_vec());
         let update = Nesterov {
             learning_rate: 0.0,
             momentum: 0.0,

@@ -99,15 +99,6 @@ impl CpuProgram {
         Ok(())
     }
 
-    fn check_labels(&self, batch: &Batch) -> anyhow::Result<()> {
-        let (images, labels) = (batch.images.dim().0, batch.labels.len());
-        ensure!(images == labels, "expected {images} labels, found {labels}");
-        let classes = self.plan.output.channels;
-        let outside = batch.labels.iter().find(|label| **label >= classes);
-        ensure!(outside.is_none(), "expected labels below {classes}, found {outside:?}");
-        Ok(())
-    }
-
     /// Runs all steps; `images` are `[image][channel][row][column]`.
     fn forward(&mut self, parameters: &[f32], images: &[f32], pass: Pass<'_>) {
         let CpuProgram { plan, memory, times, .. } = self;
@@ -252,7 +243,7 @@ impl CpuProgram {
         let Memory { values, slots, .. } = &mut self.memory;
         let report = cross_entropy(
             &values[logits.buffer][..count * logits.image()],
-            &batch.labels,
+            batch,
             options.label_smoothing,
             &mut slots[slopes.buffer][..count * slopes.image()],
         );
@@ -306,7 +297,7 @@ impl Program for CpuProgram {
         options: &StepOptions<'_>,
     ) -> anyhow::Result<StepReport> {
         self.check(parameters, &batch.images)?;
-        self.check_labels(batch)?;
+        batch.check(self.plan.output.channels)?;
         in_pool(|| {
             let report = self.differentiate(parameters, batch, options);
             if report.is_finite() {
@@ -327,7 +318,7 @@ impl Program for CpuProgram {
         options: &StepOptions<'_>,
     ) -> anyhow::Result<(Vec<f32>, StepReport)> {
         self.check(parameters, &batch.images)?;
-        self.check_labels(batch)?;
+        batch.check(self.plan.output.channels)?;
         in_pool(|| {
             let report = self.differentiate(parameters, batch, options);
             Ok((self.gradient.clone(), report))

@@ -3,6 +3,7 @@
 use eas_ir::{Images, Normalisation, Rng};
 use rayon::prelude::*;
 
+use super::mixup::{mix, share};
 use super::{Augment, Mirror, Split, TrainingData};
 use crate::engine::Batch;
 
@@ -25,8 +26,8 @@ pub struct Batches<'a> {
 impl<'a> Batches<'a> {
     /// The batches of `size` images, at least 1, of the epoch whose stream is `rng`. The order is a
     /// function of that stream, each image's augmentation one of the stream and the image's place in
-    /// its source, whatever batch it is in and on however many threads. An alternating mirror starts
-    /// anew; see [`Batches::of_epoch`].
+    /// its source, whatever batch it is in and on however many threads; with which one it is mixed
+    /// depends on the batch. An alternating mirror starts anew; see [`Batches::of_epoch`].
     pub fn new(data: &'a TrainingData, size: usize, rng: &Rng) -> Self {
         let mut order = data.train.indices().to_vec();
         rng.split("order").shuffle(&mut order);
@@ -87,8 +88,15 @@ impl Iterator for Batches<'_> {
             place
         });
         let labels = places.iter().map(|index| train.label(*index)).collect();
+        let mut batch = Batch::new(images, labels);
+        if augment.mixup > 0.0 {
+            let stream = self.rng.split("mixup");
+            mix(&mut batch, |image| {
+                share(augment.mixup, &mut stream.split_index(places[image] as u64))
+            });
+        }
         self.next += places.len();
-        Some(Batch { images, labels })
+        Some(batch)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -206,7 +214,7 @@ mod tests {
     #[test]
     fn every_offset_of_pad_and_crop_occurs_equally_often_and_the_last_one_too() {
         for pad in [0usize, 1, 4] {
-            let augment = Augment { pad_crop: pad, mirror: Mirror::Random, cutout: 0 };
+            let augment = Augment { pad_crop: pad, mirror: Mirror::Random, ..Augment::NONE };
             let rng = Rng::new(11);
             let kinds = (2 * pad + 1) * (2 * pad + 1) * 2;
             let draws = 200 * kinds;

@@ -18,6 +18,8 @@ const PIXELS: usize = 3 * 32 * 32;
 #[derive(Debug)]
 struct Format {
     name: &'static str,
+    /// What specs and `eas data fetch` call it.
+    plugin: &'static str,
     folder: &'static str,
     training: &'static [&'static str],
     testing: &'static str,
@@ -33,6 +35,7 @@ struct Format {
 
 static CIFAR10: Format = Format {
     name: "CIFAR-10",
+    plugin: "cifar10",
     folder: "cifar-10-batches-bin",
     training: &[
         "data_batch_1.bin",
@@ -62,6 +65,7 @@ static CIFAR10: Format = Format {
 
 static CIFAR100: Format = Format {
     name: "CIFAR-100",
+    plugin: "cifar100",
     folder: "cifar-100-binary",
     training: &["train.bin"],
     testing: "test.bin",
@@ -98,7 +102,7 @@ inventory::submit! {
     DataPlugin(Plugin::new(
         "cifar10",
         "CIFAR-10, binary version, from a folder",
-        r#"path = "data"  # the folder cifar-10-batches-bin, or the one that holds it; default: $EAS_DATA
+        r#"path = "data"  # the folder cifar-10-batches-bin, or the one that holds it; default: $EAS_DATA, or where eas data fetch puts it
 validation = 5000  # training images held out to compare networks on
 # train = 45000  # training images used; all that are left if not given
 augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
@@ -115,7 +119,7 @@ inventory::submit! {
     DataPlugin(Plugin::new(
         "cifar100",
         "CIFAR-100, binary version, fine labels, from a folder",
-        r#"path = "data"  # the folder cifar-100-binary, or the one that holds it; default: $EAS_DATA
+        r#"path = "data"  # the folder cifar-100-binary, or the one that holds it; default: $EAS_DATA, or where eas data fetch puts it
 validation = 5000  # training images held out to compare networks on
 # train = 45000  # training images used; all that are left if not given
 augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
@@ -181,8 +185,9 @@ impl Cifar {
         };
         bail!(
             "{shown}: expected the folder `{}` or one that holds it, {found}; it is the \"binary \
-             version\" on https://www.cs.toronto.edu/~kriz/cifar.html",
-            format.folder
+             version\" on https://www.cs.toronto.edu/~kriz/cifar.html, and `eas data fetch {}` fetches it",
+            format.folder,
+            format.plugin
         )
     }
 }
@@ -392,7 +397,8 @@ mod tests {
         let why = |found: &str| {
             format!(
                 "PARENT: expected the folder `cifar-10-batches-bin` or one that holds it, found {found}; \
-                 it is the \"binary version\" on https://www.cs.toronto.edu/~kriz/cifar.html"
+                 it is the \"binary version\" on https://www.cs.toronto.edu/~kriz/cifar.html, and \
+                 `eas data fetch cifar10` fetches it"
             )
         };
         let rename = |folder: &Path, name: &str| {

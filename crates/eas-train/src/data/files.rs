@@ -57,6 +57,15 @@ pub(super) fn build<S: DataSource + 'static>(
     Ok(Built { options: resolved_options(&resolved)?, implementation })
 }
 
+/// The user's cache: `$XDG_CACHE_HOME/eas`, or `~/.cache/eas`. Packed images are kept there, and data
+/// sets that were fetched.
+pub fn cache_folder() -> Option<PathBuf> {
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(cache.join("eas"))
+}
+
 /// Opens a file for reading.
 pub(super) fn open(path: &Path, what: &str) -> anyhow::Result<BufReader<File>> {
     let shown = path.display();

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use eas_ir::{Built, Fit, Plugin, Shape, parse_options, resolved_options};
 use rayon::prelude::*;
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::files::MOST_PIXELS;
+use super::files::{MOST_PIXELS, cache_folder};
+use super::groups::{self, Groups};
 use super::image_file::{image_bytes, image_of, is_image, name_of, visible};
 use super::options::AugmentOptions;
 use super::{Augment, DataOptions, DataPlugin, DataSource, Description, Labelled, Mirror, resolve};
@@ -36,6 +36,8 @@ struct Folder {
     test: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group_list: Option<PathBuf>,
     #[serde(default = "default_cache")]
     cache: bool,
     #[serde(default = "default_validation")]
@@ -70,7 +72,7 @@ fn default_validation() -> usize {
     100
 }
 
-const AUGMENT: Augment = Augment { pad_crop: 4, mirror: Mirror::Random, cutout: 0 };
+const AUGMENT: Augment = Augment { pad_crop: 4, mirror: Mirror::Random, ..Augment::NONE };
 
 inventory::submit! {
     DataPlugin(Plugin::new(
@@ -82,6 +84,7 @@ fit = "crop"  # to cut out the square in the middle and scale it; or "stretch"
 colour = "rgb"  # or "grey"
 test = 0.2  # share of images held back for testing, where no folder is for that
 # group = "^([^_]*)_"  # pattern of file names; images whose first group is the same stay on one side of a split
+# group_list = "groups.csv"  # or a list of them: lines `train/CLASS/IMAGE,GROUP`, paths within the folder
 cache = true  # keep the packed images in the user's cache
 validation = 100  # training images held out to compare networks on
 # train = 1000  # training images used; all that are left if not given
@@ -98,9 +101,9 @@ augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
 
 /// An image's file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct File {
+pub(super) struct File {
     class: String,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Images of one group stay on one side of a split.
     group: String,
 }
@@ -145,17 +148,18 @@ impl Folder {
         if !(0.0..=0.9).contains(&self.test) {
             return Err(format!("test: expected a share from 0 to 0.9, found {}", self.test));
         }
-        self.pattern().map(|_| ())
+        if self.group.is_some() && self.group_list.is_some() {
+            return Err("group_list: expected `group` or `group_list`, found both".to_owned());
+        }
+        self.group.as_deref().map_or(Ok(()), |text| groups::pattern(text).map(|_| ()))
     }
 
-    fn pattern(&self) -> Result<Option<Regex>, String> {
-        let Some(text) = &self.group else { return Ok(None) };
-        let pattern = Regex::new(text)
-            .map_err(|error| format!("group: expected a regular expression: {error}"))?;
-        match pattern.captures_len() {
-            1 => Err(format!("group: expected a group in parentheses, found none in `{text}`")),
-            _ => Ok(Some(pattern)),
-        }
+    fn groups(&self, directory: &Path) -> anyhow::Result<Groups> {
+        Ok(match (&self.group, &self.group_list) {
+            (Some(text), _) => Groups::Pattern(groups::pattern(text).map_err(anyhow::Error::msg)?),
+            (None, Some(path)) => Groups::List(groups::List::read(&resolve(directory, path))?),
+            (None, None) => Groups::Own,
+        })
     }
 
     fn channels(&self) -> usize {
@@ -172,15 +176,16 @@ impl Folder {
     /// The images to train on and those to test on, in order of their paths.
     fn parts(&self, directory: &Path) -> anyhow::Result<[Vec<File>; 2]> {
         let path = resolve(directory, &self.path);
-        let pattern = self.pattern().map_err(anyhow::Error::msg)?;
+        let groups = self.groups(directory)?;
+        groups.check(|file| path.join(file).is_file())?;
         let in_folder = |name: &str| match path.join(name).is_dir() {
-            true => list(&path.join(name), pattern.as_ref()),
+            true => list(&path, name, &groups),
             false => Ok(Vec::new()),
         };
         let (mut train, test, validation) =
             (in_folder("train")?, in_folder("test")?, in_folder("val")?);
         let parts = match (train.is_empty(), test.is_empty()) {
-            (true, _) => held_back(list(&path, pattern.as_ref())?, self.test),
+            (true, _) => held_back(list(&path, "", &groups)?, self.test),
             (false, true) if validation.is_empty() => held_back(train, self.test),
             (false, true) => [train, validation],
             (false, false) => {
@@ -228,7 +233,7 @@ impl Folder {
         };
         let labelled =
             Labelled::new(self.shape(), classes.to_vec(), pixels, labels)?.with_fit(self.fit);
-        if self.group.is_none() {
+        if self.group.is_none() && self.group_list.is_none() {
             return Ok(labelled);
         }
         let mut numbers = BTreeMap::new();
@@ -281,8 +286,10 @@ impl Folder {
     }
 }
 
-/// All images of the classes of a folder, in order of their paths. Hidden files and folders don't count.
-fn list(folder: &Path, pattern: Option<&Regex>) -> anyhow::Result<Vec<File>> {
+/// All images of the classes of a folder within that of the data, in order of their paths. Hidden files
+/// and folders don't count.
+pub(super) fn list(data: &Path, within: &str, groups: &Groups) -> anyhow::Result<Vec<File>> {
+    let folder = &resolve(data, Path::new(within));
     let mut files = Vec::new();
     for class in visible(folder)? {
         if !class.is_dir() {
@@ -293,11 +300,9 @@ fn list(folder: &Path, pattern: Option<&Regex>) -> anyhow::Result<Vec<File>> {
             if !is_image(&path) {
                 continue;
             }
-            let own = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
-            let file = name_of(&path);
-            let found = pattern.and_then(|pattern| pattern.captures(&file)?.get(1));
-            // An image that the pattern doesn't match is a group of its own.
-            let group = found.map_or(own, |group| group.as_str().to_owned());
+            let own = path.strip_prefix(folder).unwrap_or(&path);
+            // An image that nothing is said of is a group of its own.
+            let group = groups.of(within, own).unwrap_or_else(|| own.display().to_string());
             files.push(File { class: name.clone(), path, group });
         }
     }
@@ -343,14 +348,6 @@ fn held_back(files: Vec<File>, share: f64) -> [Vec<File>; 2] {
     [train, test]
 }
 
-/// `$XDG_CACHE_HOME/eas`, or `~/.cache/eas`.
-fn cache_folder() -> Option<PathBuf> {
-    let absolute =
-        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(cache.join("eas"))
-}
-
 /// Writes pixels and their digest, so that the file appears whole.
 fn pack(path: &Path, pixels: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().context("expected a path within a folder")?;
@@ -385,7 +382,7 @@ mod tests {
         let folder: Folder = toml::from_str("path = ''\nsize = 4\ncolour = 'grey'").unwrap();
         let check = |value: u8, packed: usize, why: &str| {
             GrayImage::from_pixel(9, 7, Luma([value])).save(&path).unwrap();
-            let files = list(data.path(), None).unwrap();
+            let files = list(data.path(), "", &Groups::Own).unwrap();
             assert_eq!(folder.cached(cache.path(), &files).unwrap(), [value; 16], "{why}");
             assert_eq!(fs::read_dir(cache.path()).unwrap().count(), packed, "{why}");
         };

@@ -22,6 +22,8 @@ const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 struct Idx {
     path: PathBuf,
     options: DataOptions,
+    /// What is said where its files are missing.
+    advice: &'static str,
     /// Folders within `path` where its files may be.
     folders: &'static [&'static str],
     /// Without any, a class for each number up to the largest label of the training images.
@@ -32,7 +34,7 @@ inventory::submit! {
     DataPlugin(Plugin::new(
         "mnist",
         "MNIST, handwritten digits, from its four IDX files",
-        r#"path = "data"  # the folder of the files, plain or .gz, or the one that holds it as mnist; default: $EAS_DATA
+        r#"path = "data"  # the folder of the files, plain or .gz, or the one that holds it as mnist; default: $EAS_DATA, or where eas data fetch puts it
 validation = 10000  # training images held out to compare networks on
 # train = 50000  # training images used; all that are left if not given
 augment = { pad_crop = 2, mirror = false }  # shift by up to 2 pixels; mirror (digits have a left and a right)
@@ -40,7 +42,8 @@ augment = { pad_crop = 2, mirror = false }  # shift by up to 2 pixels; mirror (d
         |options| {
             let augment = Augment { pad_crop: 2, ..Augment::NONE };
             files::build(options, 10_000, augment, |path, options| {
-                Idx { path, options, folders: &["mnist", "MNIST/raw", ""], classes: &DIGITS }
+                let (folders, classes) = (&["mnist", "MNIST/raw", ""], &DIGITS);
+                Idx { path, options, advice: "; `eas data fetch mnist` fetches them", folders, classes }
             })
         },
     ))
@@ -50,7 +53,7 @@ inventory::submit! {
     DataPlugin(Plugin::new(
         "fashion_mnist",
         "Fashion-MNIST, clothes, from its four IDX files",
-        r#"path = "data"  # the folder of the files, plain or .gz, or the one that holds it as fashion_mnist; default: $EAS_DATA
+        r#"path = "data"  # the folder of the files, plain or .gz, or the one that holds it as fashion_mnist; default: $EAS_DATA, or where eas data fetch puts it
 validation = 10000  # training images held out to compare networks on
 # train = 50000  # training images used; all that are left if not given
 augment = { pad_crop = 2, mirror = true }  # shift by up to 2 pixels, mirror
@@ -59,7 +62,8 @@ augment = { pad_crop = 2, mirror = true }  # shift by up to 2 pixels, mirror
             let augment = Augment { pad_crop: 2, mirror: Mirror::Random, ..Augment::NONE };
             files::build(options, 10_000, augment, |path, options| {
                 let folders = &["fashion_mnist", "fashion-mnist", "FashionMNIST/raw", ""];
-                Idx { path, options, folders, classes: &CLOTHES }
+                let advice = "; `eas data fetch fashion_mnist` fetches them";
+                Idx { path, options, advice, folders, classes: &CLOTHES }
             })
         },
     ))
@@ -76,7 +80,7 @@ augment = { pad_crop = 0, mirror = false }  # shift by up to so many pixels; mir
 "#,
         |options| {
             files::build(options, 1000, Augment::NONE, |path, options| {
-                Idx { path, options, folders: &[""], classes: &[] }
+                Idx { path, options, advice: "", folders: &[""], classes: &[] }
             })
         },
     ))
@@ -121,11 +125,12 @@ impl Idx {
             }
         }
         bail!(
-            "{}: expected the files {} and {}, plain or with .gz, found {}",
+            "{}: expected the files {} and {}, plain or with .gz, found {}{}",
             path.display(),
             wanted[0],
             wanted[1],
-            if path.exists() { "not both of them" } else { "nothing there" }
+            if path.exists() { "not both of them" } else { "nothing there" },
+            self.advice
         )
     }
 

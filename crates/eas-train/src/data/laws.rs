@@ -160,6 +160,7 @@ fn a_digest_notices_whatever_training_depends_on() {
             ..data.clone()
         },
         TrainingData { augment: Augment { cutout: 3, ..data.augment }, ..data.clone() },
+        TrainingData { augment: Augment { mixup: 0.3, ..data.augment }, ..data.clone() },
         TrainingData { train: data.train.first(39), ..data.clone() },
         TrainingData { validation: data.validation.first(19), ..data.clone() },
     ];
@@ -265,17 +266,21 @@ fn every_training_image_comes_once_an_epoch_with_its_label_and_no_other_comes() 
 
 #[test]
 fn an_images_augmentation_does_not_depend_on_its_batch_or_on_threads() {
-    let data = numbered(200, Augment { pad_crop: 2, mirror: Mirror::Random, cutout: 3 });
+    let alone = Augment { pad_crop: 2, mirror: Mirror::Random, cutout: 3, mixup: 0.0 };
+    let (alone, data) = (numbered(200, alone), numbered(200, Augment { mixup: 0.4, ..alone }));
     let rng = Rng::new(2);
-    let epoch = |size| {
-        let batches = Batches::new(&data, size, &rng);
-        batches.flat_map(|batch| batch.images.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+    let of = |data, size| -> Vec<u32> {
+        let batches = Batches::new(data, size, &rng);
+        let bits = |batch: crate::Batch| batch.images.mapv(f32::to_bits).into_iter();
+        batches.flat_map(bits).collect()
     };
-    let expected: Vec<u32> = epoch(16).collect();
-    assert_eq!(expected, epoch(7).collect::<Vec<_>>(), "other batches");
+    assert_eq!(of(&alone, 16), of(&alone, 7), "other batches");
+    let epoch = |size| of(&data, size);
+    let expected = epoch(16);
+    assert_ne!(expected, of(&alone, 16), "mixed");
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let found: Vec<u32> = pool.install(|| epoch(16).collect());
+        let found: Vec<u32> = pool.install(|| epoch(16));
         assert_eq!(expected, found, "{threads} threads");
     }
     let other = Batches::new(&data, 16, &rng.split_index(1)).next().unwrap();
@@ -285,7 +290,8 @@ fn an_images_augmentation_does_not_depend_on_its_batch_or_on_threads() {
 
 #[test]
 fn calibration_images_are_training_images_as_they_are() {
-    let data = numbered(200, Augment { pad_crop: 2, mirror: Mirror::Random, cutout: 3 });
+    let data =
+        numbered(200, Augment { pad_crop: 2, mirror: Mirror::Random, cutout: 3, mixup: 0.4 });
     let images = calibration_images(&data, 9);
     assert_eq!(images.dim(), (9, 1, 6, 5));
     assert_eq!(images, data.images(&data.train, &data.train.indices()[..9]));
@@ -311,6 +317,10 @@ fn what_does_not_fit_the_data_is_refused_before_they_are_read() {
         refusal("augment = { pad_crop = 28 }"),
         "augment.pad_crop = 28: expected less than 28, the shorter side of the images"
     );
+    for wrong in ["-0.1", "100.5", "nan", "inf"] {
+        let told = refusal(&format!("augment = {{ mixup = {wrong} }}"));
+        assert!(told.ends_with(": expected a number from 0 to 100"), "{told}");
+    }
 }
 
 #[test]

@@ -10,16 +10,19 @@ mod files;
 mod folder;
 #[cfg(test)]
 mod formats;
+mod groups;
 mod idx;
 mod image_file;
 mod labelled;
 #[cfg(test)]
 mod laws;
 mod mat;
+mod mixup;
 mod npz;
 mod options;
 mod sheet;
 mod split;
+mod survey;
 mod svhn;
 mod synthetic;
 
@@ -29,11 +32,13 @@ use std::path::{Path, PathBuf};
 use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 
 pub use batches::{Batches, calibration_images, normalise};
+pub use files::cache_folder;
 pub use image_file::{image_bytes, image_of, images_in, read_image};
 pub use labelled::Labelled;
 pub use options::{Augment, DataOptions, Mirror};
 pub use sheet::contact_sheet;
 pub use split::{Split, TrainingData, normalisation_of, shared_images, split};
+pub use survey::{Survey, survey};
 
 /// What is known of a data set before its images are read.
 #[derive(Clone, Debug, PartialEq, Eq)]

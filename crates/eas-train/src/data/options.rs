@@ -8,8 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Description;
 
+/// The largest parameter of mixup: the halves are nearly equal.
+const MOST_MIXUP: f64 = 100.0;
+
 /// Random changes to training images (Cai et al. 2018, section 4: standard augmentation, "C10+").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "AugmentOptions", into = "AugmentOptions")]
 pub struct Augment {
     /// Pixels of border from which a crop of the image's size is cut, at any of the offsets 0 to
@@ -21,6 +24,9 @@ pub struct Augment {
     /// Side of a square that is set to the mean, with its centre at any pixel (DeVries and Taylor
     /// 2017); 0 for none.
     pub cutout: usize,
+    /// How much images are mixed (Zhang et al. 2018): each keeps a share drawn from the beta
+    /// distribution of this parameter twice, and the next image of its batch has the rest; 0 for none.
+    pub mixup: f64,
 }
 
 /// Which training images are mirrored left to right: `false`, `true` or `"alternating"` in a spec.
@@ -72,7 +78,7 @@ impl<'de> Deserialize<'de> for Mirror {
 }
 
 /// Augmentation as a spec writes it: what isn't written is as the data set has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AugmentOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +87,8 @@ pub(super) struct AugmentOptions {
     mirror: Option<Mirror>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cutout: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mixup: Option<f64>,
 }
 
 impl AugmentOptions {
@@ -89,6 +97,7 @@ impl AugmentOptions {
             pad_crop: self.pad_crop.unwrap_or(defaults.pad_crop),
             mirror: self.mirror.unwrap_or(defaults.mirror),
             cutout: self.cutout.unwrap_or(defaults.cutout),
+            mixup: self.mixup.unwrap_or(defaults.mixup),
         }
     }
 }
@@ -101,26 +110,27 @@ impl From<AugmentOptions> for Augment {
 
 impl From<Augment> for AugmentOptions {
     fn from(augment: Augment) -> AugmentOptions {
-        // Written only where it is on: a plan without a cutout has one text.
+        // Written only where they are on: a plan without them has one text.
         let cutout = (augment.cutout > 0).then_some(augment.cutout);
+        let mixup = (augment.mixup != 0.0).then_some(augment.mixup);
         let (pad_crop, mirror) = (Some(augment.pad_crop), Some(augment.mirror));
-        AugmentOptions { pad_crop, mirror, cutout }
+        AugmentOptions { pad_crop, mirror, cutout, mixup }
     }
 }
 
 impl Augment {
     /// Images as they are.
-    pub const NONE: Augment = Augment { pad_crop: 0, mirror: Mirror::Off, cutout: 0 };
+    pub const NONE: Augment = Augment { pad_crop: 0, mirror: Mirror::Off, cutout: 0, mixup: 0.0 };
 }
 
 impl Default for Augment {
     fn default() -> Self {
-        Augment { pad_crop: 4, mirror: Mirror::Random, cutout: 0 }
+        Augment { pad_crop: 4, mirror: Mirror::Random, ..Augment::NONE }
     }
 }
 
 /// What every data set lets a spec say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DataOptions {
     /// Images held out of the training images to compare networks on, of each class in proportion.
     pub validation: usize,
@@ -134,7 +144,8 @@ impl DataOptions {
     /// Whether a data set can be used so.
     ///
     /// # Errors
-    /// More images asked for than there are, a crop that may miss the image, or a cutout larger than it.
+    /// More images asked for than there are, a crop that may miss the image, a cutout larger than it, or
+    /// a distribution that there isn't.
     pub fn check(&self, data: &Description) -> anyhow::Result<()> {
         let DataOptions { validation, train, augment } = *self;
         let all = data.images;
@@ -149,6 +160,11 @@ impl DataOptions {
                 "train = {train}: expected 1 to the {left} images that validation = {validation} leaves"
             );
         }
+        ensure!(
+            (0.0..=MOST_MIXUP).contains(&augment.mixup),
+            "augment.mixup = {}: expected a number from 0 to {MOST_MIXUP}",
+            augment.mixup
+        );
         if let Shape::Image { height, width, .. } = data.shape {
             let side = height.min(width);
             ensure!(

@@ -117,7 +117,7 @@ impl TrainingData {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"eas training data 1\n");
         let (channels, height, width) = self.train.source.size();
-        let Augment { pad_crop, mirror, cutout } = self.augment;
+        let Augment { pad_crop, mirror, cutout, mixup } = self.augment;
         let numbers = [channels, height, width, self.classes.len(), pad_crop, mirror as usize];
         for number in numbers {
             hasher.update(&(number as u64).to_le_bytes());
@@ -125,6 +125,9 @@ impl TrainingData {
         // Fed only where it is on: what isn't done to images is no part of the digest.
         if cutout > 0 {
             hasher.update(b"cutout").update(&(cutout as u64).to_le_bytes());
+        }
+        if mixup > 0.0 {
+            hasher.update(b"mixup").update(&mixup.to_le_bytes());
         }
         for value in self.normalisation.mean.iter().chain(&self.normalisation.deviation) {
             hasher.update(&value.to_le_bytes());

@@ -40,7 +40,7 @@ inventory::submit! {
     DataPlugin(Plugin::new(
         "svhn",
         "SVHN, house numbers, cropped digits, from their .mat files",
-        r#"path = "data"  # the folder of train_32x32.mat and test_32x32.mat, or the one that holds it as svhn; default: $EAS_DATA
+        r#"path = "data"  # the folder of train_32x32.mat and test_32x32.mat, or the one that holds it as svhn; default: $EAS_DATA, or where eas data fetch puts it
 extra = false  # train on the 531,131 easier images of extra_32x32.mat too
 validation = 6000  # training images held out to compare networks on
 # train = 60000  # training images used; all that are left if not given
@@ -98,7 +98,8 @@ impl Svhn {
         places.into_iter().find(|file| file.exists()).with_context(|| {
             format!(
                 "{}: expected {name}, \"format 2: cropped digits\" of \
-                 http://ufldl.stanford.edu/housenumbers, found no such file",
+                 http://ufldl.stanford.edu/housenumbers, found no such file; `eas data fetch svhn` \
+                 fetches it",
                 path.display()
             )
         })

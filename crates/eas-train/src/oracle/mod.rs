@@ -14,7 +14,7 @@ mod ops;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use candle_core::{D, Device, Tensor, Var};
 use candle_nn::loss::nll;
 use candle_nn::ops::log_softmax;
@@ -225,20 +225,28 @@ fn dropout_mask(x: &Tensor, rate: f32, rng: &Rng, node: NodeId) -> anyhow::Resul
 /// Mean cross-entropy with label smoothing, and how many are right.
 fn cross_entropy(
     logits: &Tensor,
-    labels: &[usize],
+    batch: &Batch,
     smoothing: f64,
 ) -> anyhow::Result<(Tensor, usize)> {
-    let (batch, classes) = logits.dims2()?;
-    ensure!(labels.len() == batch, "expected {batch} labels, found {}", labels.len());
-    if let Some(outside) = labels.iter().find(|label| **label >= classes) {
-        bail!("expected labels below {classes}, found {outside}");
-    }
+    let (count, classes) = logits.dims2()?;
+    batch.check(classes)?;
     let best = logits.argmax(1)?.to_vec1::<u32>()?;
-    let correct =
-        best.iter().zip(labels).filter(|(best, label)| **best as usize == **label).count();
-    let labels: Vec<u32> = labels.iter().map(|label| *label as u32).collect();
+    let is_right = |(image, best): &(usize, &u32)| **best as usize == batch.shown(*image).0;
+    let correct = best.iter().enumerate().filter(is_right).count();
     let log_probability = log_softmax(logits, 1)?;
-    let loss = nll(&log_probability, &Tensor::from_vec(labels, batch, &Device::Cpu)?)?;
+    let loss = if batch.mixed.is_empty() {
+        let labels: Vec<u32> = batch.labels.iter().map(|label| *label as u32).collect();
+        nll(&log_probability, &Tensor::from_vec(labels, count, &Device::Cpu)?)?
+    } else {
+        let mut targets = vec![0.0; count * classes];
+        for (image, targets) in targets.chunks_exact_mut(classes).enumerate() {
+            let (label, other, share) = batch.shown(image);
+            targets[label] += share as f32;
+            targets[other] += (1.0 - share) as f32;
+        }
+        let targets = Tensor::from_vec(targets, (count, classes), &Device::Cpu)?;
+        (log_probability.mul(&targets)?.sum_all()? / -(count as f64))?
+    };
     if smoothing == 0.0 {
         return Ok((loss, correct));
     }
@@ -285,7 +293,7 @@ impl Graph {
             kept: BTreeSet::new(),
         };
         let (logits, _) = self.run(batch.images.view(), &mut pass)?;
-        let (loss, correct) = cross_entropy(&logits, &batch.labels, options.label_smoothing)?;
+        let (loss, correct) = cross_entropy(&logits, batch, options.label_smoothing)?;
         let report = StepReport { loss: f64::from(loss.to_scalar::<f32>()?), correct };
         let statistics = pass.statistics;
         let gradients = loss.backward()?;
@@ -423,7 +431,7 @@ impl Gradients for Oracle {
         labels: &[usize],
     ) -> anyhow::Result<Weights> {
         let parameters = FlatParameters::new(model, None)?;
-        let batch = Batch { images: images.clone(), labels: labels.to_vec() };
+        let batch = Batch::new(images.clone(), labels.to_vec());
         let update = Nesterov {
             learning_rate: 0.0,
             momentum: 0.0,

@@ -1,0 +1,103 @@
+//! Mixing images of a batch (Zhang, Cissé, Dauphin and Lopez-Paz, *mixup: beyond empirical risk
+//! minimization*, ICLR 2018): λ x + (1 − λ) x′ counts as λ of x's class and 1 − λ of that of x′.
+
+use eas_ir::Rng;
+use ndarray::{Axis, Zip};
+
+use crate::engine::{Batch, Mixed};
+
+/// Mixes each image with the one that follows it in the batch, the last with the first. The order of a
+/// batch is random, so that is any other image. `own` is the share that the image at a place keeps.
+pub(super) fn mix(batch: &mut Batch, own: impl Fn(usize) -> f64) {
+    let count = batch.labels.len();
+    batch.mixed = (0..count)
+        .map(|image| Mixed { label: batch.labels[(image + 1) % count], own: own(image) })
+        .collect();
+    let first = batch.images.index_axis(Axis(0), 0).to_owned();
+    for (image, mixed) in batch.mixed.iter().enumerate() {
+        let share = mixed.own as f32;
+        let (_, rest) = batch.images.view_mut().split_at(Axis(0), image);
+        let (mut own, others) = rest.split_at(Axis(0), 1);
+        let own = own.index_axis_mut(Axis(0), 0);
+        // The next image isn't mixed yet.
+        let other = match others.is_empty() {
+            true => first.view(),
+            false => others.index_axis(Axis(0), 0),
+        };
+        Zip::from(own)
+            .and(other)
+            .for_each(|own, other| *own = share * *own + (1.0 - share) * other);
+    }
+}
+
+/// A share from the beta distribution Beta(α, α), α above 0.
+pub(super) fn share(alpha: f64, rng: &mut Rng) -> f64 {
+    let (own, other) = (gamma(alpha, rng), gamma(alpha, rng));
+    // Of a very small α, both may be too small for a number.
+    if own + other > 0.0 { own / (own + other) } else { 1.0 }
+}
+
+/// A number from the gamma distribution of this shape and scale 1 (Marsaglia and Tsang 2000; for shapes
+/// below 1 by their power of a uniform number).
+fn gamma(shape: f64, rng: &mut Rng) -> f64 {
+    if shape < 1.0 {
+        let power = (1.0 - rng.unit()).powf(1.0 / shape);
+        return gamma(shape + 1.0, rng) * power;
+    }
+    let d = shape - 1.0 / 3.0;
+    let c = 1.0 / (9.0 * d).sqrt();
+    loop {
+        let x = rng.normal();
+        let v = (1.0 + c * x).powi(3);
+        if v > 0.0 && (1.0 - rng.unit()).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+            return d * v;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eas_ir::Images;
+
+    use super::*;
+
+    #[test]
+    fn shares_have_the_moments_of_the_beta_distribution() {
+        for alpha in [0.1, 0.2, 0.5, 1.0, 2.0, 8.0] {
+            let mut rng = Rng::new(9);
+            let draws: Vec<f64> = (0..40_000).map(|_| share(alpha, &mut rng)).collect();
+            assert!(draws.iter().all(|share| (0.0..=1.0).contains(share)), "alpha {alpha}");
+            let count = draws.len() as f64;
+            let mean = draws.iter().sum::<f64>() / count;
+            let moment =
+                |power| draws.iter().map(|x| (x - 0.5f64).powi(power)).sum::<f64>() / count;
+            // Variance 1 / (4 (2 α + 1)), fourth moment 3 / (16 (2 α + 1) (2 α + 3)).
+            let variance = 0.25 / (2.0 * alpha + 1.0);
+            let fourth = 3.0 / (16.0 * (2.0 * alpha + 1.0) * (2.0 * alpha + 3.0));
+            assert!((mean - 0.5).abs() < 0.015, "alpha {alpha}: mean {mean}");
+            let (second, found) = (moment(2), moment(4));
+            assert!((second / variance - 1.0).abs() < 0.05, "alpha {alpha}: variance {second}");
+            assert!((found / fourth - 1.0).abs() < 0.1, "alpha {alpha}: fourth moment {found}");
+        }
+        assert!((0..1000).all(|seed| share(1e-4, &mut Rng::new(seed)).is_finite()));
+    }
+
+    #[test]
+    fn an_image_is_mixed_with_the_next_as_it_was() {
+        for count in [1, 2, 5] {
+            let value = |place: (usize, usize, usize, usize)| (1 + place.0 * 10 + place.3) as f32;
+            let images = Images::from_shape_fn((count, 1, 1, 3), value);
+            let mut batch = Batch::new(images.clone(), (0..count).collect());
+            let own = |image| 0.25 * (image % 5) as f64;
+            mix(&mut batch, own);
+            for ((image, _, _, column), found) in batch.images.indexed_iter() {
+                let next = (image + 1) % count;
+                let share = own(image) as f32;
+                let expected = share * images[[image, 0, 0, column]]
+                    + (1.0 - share) * images[[next, 0, 0, column]];
+                assert!((found - expected).abs() < 1e-5, "image {image} of {count}");
+                assert_eq!(batch.mixed[image], Mixed { label: next, own: own(image) });
+            }
+        }
+    }
+}
