@@ -364,8 +364,10 @@ fn every_truncation_is_refused_and_no_damage_panics() {
         let normalisation =
             Some(Normalisation { mean: vec![0.5; channels], deviation: vec![0.25; channels] });
         let classes = (0..model.classes()).map(|class| class.to_string()).collect();
-        let saved =
-            SavedModel { model, metadata: Metadata { classes, normalisation, probe: None } };
+        let saved = SavedModel {
+            model,
+            metadata: Metadata { classes, normalisation, ..Metadata::default() },
+        };
         let options = OnnxOptions { fold_normalisation: seed % 2 == 0, ..OnnxOptions::default() };
         let file = write(&saved, &options).unwrap();
         for end in 0..file.len() {

@@ -53,7 +53,7 @@ pub(crate) fn random_metadata(model: &Model, rng: &mut Rng) -> Metadata {
 
 /// Every float of a model and its metadata by its bits, which tell −0 from 0.
 pub(crate) fn bits(saved: &SavedModel) -> Vec<u32> {
-    let Metadata { classes: _, normalisation, probe } = &saved.metadata;
+    let Metadata { classes: _, normalisation, fit: _, probe } = &saved.metadata;
     let weights = saved.model.weights().values().flatten();
     let normalisation = normalisation.iter().flat_map(|n| n.mean.iter().chain(&n.deviation));
     let logits = probe.iter().flat_map(|probe| &probe.logits);

@@ -126,7 +126,7 @@ fn random_saved(space: &dyn SearchSpace, seed: u64) -> SavedModel {
     let mut three = |least: f64| (0..3).map(|_| (least + 0.3 * numbers.unit()) as f32).collect();
     let normalisation = Some(Normalisation { mean: three(0.3), deviation: three(0.1) });
     let classes = (0..model.classes()).map(|class| format!("class {class}")).collect();
-    SavedModel { model, metadata: Metadata { classes, normalisation, probe: None } }
+    SavedModel { model, metadata: Metadata { classes, normalisation, ..Metadata::default() } }
 }
 
 #[test]

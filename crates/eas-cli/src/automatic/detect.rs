@@ -81,7 +81,7 @@ pub(super) fn detect(text: &str) -> anyhow::Result<Detected> {
     };
     let found: Vec<(&str, PathBuf)> = MARKS
         .iter()
-        .filter_map(|(name, marks)| Some((*name, marks.iter().find_map(|mark| is_there(mark))?)))
+        .filter_map(|(name, marks)| Some((*name, marks.iter().find_map(&is_there)?)))
         .collect();
     match &found[..] {
         [(name, file)] => {
