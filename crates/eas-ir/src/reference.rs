@@ -51,7 +51,8 @@ impl Gradients for Reference {
         images: &Images,
         labels: &[usize],
     ) -> anyhow::Result<Weights> {
-        let classes = model.classes();
+        let (classes, count) = (model.classes(), images.dim().0);
+        ensure!(labels.len() == count, "expected {count} labels, found {}", labels.len());
         ensure!(labels.iter().all(|label| *label < classes), "expected labels below {classes}");
         let target = |(image, class): (usize, usize)| f64::from(u8::from(labels[image] == class));
         self.gradients_of(model, images, &Array2::from_shape_fn((labels.len(), classes), target))

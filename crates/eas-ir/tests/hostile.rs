@@ -77,14 +77,14 @@ fn a_wrong_network_file_is_refused_with_the_reason() {
             "n1: conv: filters must be between 1 and 1048576, found 1000000000",
         ),
         ("filters = 2", "filters = 1000000".into(), "n1.weight: expected shape [1000000, 2, 3, 3]"),
-        ("filters = 2", "filters = 99999999999999999999".into(), "network.toml:17:27: "),
+        ("filters = 2", "filters = 99999999999999999999".into(), "network.toml:18:27: "),
         ("filters = 2", "filters = -2".into(), "expected usize"),
         ("filters = 2", "filters = 2.0".into(), "expected usize"),
         ("filters = 2, ", String::new(), "missing field `filters`"),
         (
             "filters = 2",
             "filters = 2, colour = 3".into(),
-            "network.toml:17:30: unexpected keys in table: colour",
+            "network.toml:18:30: unexpected keys in table: colour",
         ),
         (
             "filters = 2",

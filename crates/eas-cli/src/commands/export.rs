@@ -32,7 +32,10 @@ pub(super) fn run(args: &args::Export) -> anyhow::Result<u8> {
     }
     let aside = Aside::begin(&args.out).map_err(bad_input)?;
     let (plan, data) = known_of(&given);
-    let checks = (!args.no_verify).then(|| Checks { python: args.python.clone() });
+    let checks = (!args.no_verify).then(|| Checks {
+        python: args.python.clone(),
+        folded_normalisation: onnx.fold_normalisation,
+    });
     match written(args, &given, &aside, data.as_ref(), onnx, checks) {
         Ok(manifest) => {
             let images = data.map(|data| (data.train.len(), data.validation.len()));

@@ -183,7 +183,7 @@ fn a_network_that_no_space_has_does_the_same_in_pytorch() {
     let aside = Aside::begin(&folder.path().join("out")).unwrap();
     let onnx = OnnxOptions::default();
     write(&aside, Form::Pytorch, &saved, &onnx).unwrap();
-    let checks = Checks { python: Some(python.into()) };
+    let checks = Checks { python: Some(python.into()), folded_normalisation: false };
     let yardstick = Yardstick::of(&saved, None).unwrap();
     let code = fs::read_to_string(aside.folder().join(CODE)).unwrap();
     let found = yardstick.check(aside.folder(), Form::Pytorch, &checks);
@@ -210,7 +210,7 @@ fn a_weight_that_was_changed_is_found_and_nothing_is_left() {
     let out = folder.path().join("out");
     let onnx = OnnxOptions::default();
     let python = python("a changed weight in PyTorch");
-    let checks = Checks { python: python.clone().map(Into::into) };
+    let checks = Checks { python: python.clone().map(Into::into), folded_normalisation: false };
     let spoilt = [(Form::Safetensors, WEIGHTS), (Form::Onnx, ONNX), (Form::Pytorch, CODE_WEIGHTS)];
     for (form, file) in spoilt {
         if form == Form::Pytorch && python.is_none() {

@@ -46,6 +46,8 @@ pub(crate) struct Yardstick {
 pub(crate) struct Checks {
     /// The Python that was asked for.
     pub(crate) python: Option<PathBuf>,
+    /// Whether an ONNX file takes pixels, rather than images that are normalised.
+    pub(crate) folded_normalisation: bool,
 }
 
 /// What was written does something else.
@@ -128,7 +130,7 @@ impl Yardstick {
                 let model = SavedModel::load(folder)?.model;
                 ENGINE.logits(&model, &self.images, Mode::Evaluation)?
             }
-            Form::Onnx => self.run_onnx(&folder.join(ONNX))?,
+            Form::Onnx => self.run_onnx(&folder.join(ONNX), checks)?,
             Form::Pytorch => match self.run_code(folder, checks.python.as_deref())? {
                 Ok(logits) => logits,
                 Err(why) => return Ok(Err(why)),
@@ -138,8 +140,10 @@ impl Yardstick {
         Ok(Ok(gap))
     }
 
-    /// The logits of the graph in an ONNX file, as it is read, with the normalisation that it has or tells of.
-    fn run_onnx(&self, path: &Path) -> anyhow::Result<Array2<f64>> {
+    /// The logits of the graph in an ONNX file, as it is read, with the normalisation that it has or tells of;
+    /// the same as those of a library that isn't ours, where there is one.
+    fn run_onnx(&self, path: &Path, checks: &Checks) -> anyhow::Result<Array2<f64>> {
+        self.run_elsewhere(path, checks)?;
         let SavedModel { model, metadata } = onnx::read(path)?;
         match (&self.pixels, &metadata.normalisation) {
             (Some(pixels), Some(normalisation)) => {
@@ -147,6 +151,26 @@ impl Yardstick {
             }
             _ => ENGINE.logits(&model, &self.images, Mode::Evaluation),
         }
+    }
+
+    /// Has another library read and run an ONNX file.
+    #[cfg(feature = "onnx-runtime")]
+    fn run_elsewhere(&self, path: &Path, checks: &Checks) -> anyhow::Result<()> {
+        let file = std::fs::read(path)?;
+        let found = match &self.pixels {
+            Some(pixels) if checks.folded_normalisation => {
+                crate::onnx_runtime::logits(&file, &pixels.mapv(f32::from))?
+            }
+            _ => crate::onnx_runtime::logits(&file, &self.images)?,
+        };
+        compare(&self.logits, &found.mapv(f64::from)).context("another ONNX runtime")?;
+        Ok(())
+    }
+
+    /// Without the feature `onnx-runtime` there is no other.
+    #[cfg(not(feature = "onnx-runtime"))]
+    fn run_elsewhere(&self, _: &Path, _: &Checks) -> anyhow::Result<()> {
+        Ok(())
     }
 
     /// The logits that `model.py` gives, or why it can't be run here.
