@@ -26,8 +26,7 @@ mod failpoint;
 mod fetch;
 mod forecast;
 mod lineage;
-#[cfg(feature = "onnx-runtime")]
-pub mod onnx_runtime;
+mod onnx_runtime;
 mod picture;
 mod plan;
 mod plot;
