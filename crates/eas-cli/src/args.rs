@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -719,11 +719,23 @@ pub(crate) struct Train {
     pub(crate) json: bool,
 }
 
+impl Bench {
+    /// What is measured.
+    pub(crate) fn path(&self) -> &Path {
+        let named = self.model.as_deref().or(self.network.as_deref());
+        named.unwrap_or(Path::new("paper"))
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
     /// A network file, a model's folder, a run, or one of: released, paper, wide, found, densenet
-    #[arg(value_name = "NETWORK|MODEL|RUN", default_value = "paper")]
-    pub(crate) network: PathBuf,
+    /// [default: paper]
+    #[arg(value_name = "NETWORK|MODEL|RUN")]
+    model: Option<PathBuf>,
+    /// The same, by an option
+    #[arg(long, value_name = "NETWORK|MODEL|RUN", conflicts_with = "model")]
+    network: Option<PathBuf>,
     /// Another trial of the run
     #[arg(long, value_name = "N|NAME")]
     pub(crate) trial: Option<TrialName>,

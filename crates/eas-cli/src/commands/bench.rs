@@ -52,7 +52,7 @@ struct Share {
 }
 
 pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
-    let network = given::network(&args.network, args.trial)?;
+    let network = given::network(args.path(), args.trial)?;
     let threads = args
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -123,7 +123,7 @@ fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Res
     let cost = cost(network, model.shapes(), args.batch);
     let images_per_second = args.batch as f64 / quantile(&training, 0.5);
     Ok(Measured {
-        network: args.network.display().to_string(),
+        network: args.path().display().to_string(),
         batch: args.batch,
         threads,
         precision,
