@@ -414,9 +414,7 @@ impl<'a> Dispatcher<'a> {
 
     fn finish(&mut self, record: TrialRecord, result: TrialResult) -> anyhow::Result<()> {
         if let Some(index) = self.index {
-            if !index.has(result.trial)? {
-                index.put(&result)?;
-            }
+            index.add(&result)?;
             self.run.settle(&result)?;
         }
         if record.purpose == Purpose::Child && result.same_as.is_none() && result.model.is_some() {

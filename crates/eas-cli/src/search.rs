@@ -406,11 +406,12 @@ impl<'a, 'd> Search<'a, 'd> {
                         reach.assign(batch, assignments);
                     }
                     eas_controller::Event::Ended(trial) => {
-                        if let Some(same) = trial.same_as
-                            && let Some(result) = repeat(run, trial, same)?
-                        {
-                            bar.line(&result.line());
-                            index.map_or(Ok(()), |index| index.put(&result))?;
+                        if let Some(same) = trial.same_as {
+                            let (result, first) = repeat(run, trial, same)?;
+                            index.map_or(Ok(()), |index| index.add(&result))?;
+                            if first {
+                                bar.line(&result.line());
+                            }
                             run.settle(&result)?;
                         }
                         if trial.same_as.is_none() && trial.is_trained() {
@@ -594,8 +595,8 @@ impl<'a, 'd> Search<'a, 'd> {
     }
 }
 
-/// Publishes the result of a trial that repeats another; nothing where that was done before.
-fn repeat(run: &Run, trial: &Trial, same: TrialId) -> anyhow::Result<Option<TrialResult>> {
+/// Publishes the result of a trial that repeats another, and says whether that is for the first time.
+fn repeat(run: &Run, trial: &Trial, same: TrialId) -> anyhow::Result<(TrialResult, bool)> {
     let known = run.record(same)?;
     let origin = match known.origin {
         Origin::Grown { parent, model, momentum, .. } => {
@@ -605,15 +606,15 @@ fn repeat(run: &Run, trial: &Trial, same: TrialId) -> anyhow::Result<Option<Tria
     };
     let record = TrialRecord { trial: trial.id, origin, part: None, ..known };
     run.begin(&record)?;
-    if run.published(trial.id)?.is_some() {
-        return Ok(None);
+    if let Some(result) = run.published(trial.id)? {
+        return Ok((result, false));
     }
     let TrialResult { same_as, ending, epochs, certificate, drift, model, momentum, .. } =
         run.result(same)?;
     let same_as = Some(same_as.unwrap_or(same));
     let own = record.ended(ending, 0, 0.0);
     let result = TrialResult { same_as, epochs, certificate, drift, model, momentum, ..own };
-    run.publish(&result).map(Some)
+    Ok((run.publish(&result)?, true))
 }
 
 impl Trials<'_> {

@@ -80,7 +80,7 @@ impl Index {
     }
 
     /// Adds a result, in place of what there was of this trial.
-    pub(crate) fn put(&self, result: &TrialResult) -> anyhow::Result<()> {
+    fn put(&self, result: &TrialResult) -> anyhow::Result<()> {
         let (ending, why) = match &result.ending {
             Ending::Trained { .. } => ("trained", None),
             Ending::Stopped { epochs, .. } => ("stopped", Some(format!("after {epochs} epochs"))),
@@ -117,10 +117,10 @@ impl Index {
         Ok(())
     }
 
-    /// Whether it has a trial.
-    pub(crate) fn has(&self, trial: TrialId) -> anyhow::Result<bool> {
+    /// Adds a result of a trial that it doesn't have.
+    pub(crate) fn add(&self, result: &TrialResult) -> anyhow::Result<()> {
         let mut select = self.0.prepare("SELECT 1 FROM trial WHERE trial = ?1")?;
-        Ok(select.exists([trial.0])?)
+        if select.exists([result.trial.0])? { Ok(()) } else { self.put(result) }
     }
 
     /// The trials that it has.

@@ -787,6 +787,11 @@ fn the_same_training_is_never_done_twice() {
             assert_eq!(result[key], same[key], "{key} of {result}");
         }
     }
+    // An index that was lost has what was repeated, too, once the run has gone on.
+    fs::remove_file(run.join("index.sqlite")).unwrap();
+    fs::remove_file(run.join("report.json")).unwrap();
+    resume(&run, None);
+    succeeds(&mut eas("verify", &run));
     let shown = succeeds(&mut eas("trials", &run));
     assert!(said(&shown).contains("(cached: 00"), "{}", said(&shown));
     succeeds(&mut eas("verify", &run));
