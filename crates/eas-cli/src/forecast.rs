@@ -154,7 +154,7 @@ fn live(plan: &Plan, stage: &Stage) -> usize {
         Repeat::Reuse => plan.finals.networks.max(stage.promotion.candidates),
         Repeat::Retrain => stage.batches * stage.networks,
     };
-    2 + chosen + stage.halving.trials(stage.networks)
+    2 + 2 * chosen + (1 + stage.lag) * stage.halving.trials(stage.networks)
 }
 
 /// The number of different episodes of a stage, as a power of ten: the edits that are legal on the

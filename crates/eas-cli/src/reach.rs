@@ -14,6 +14,10 @@ use crate::plan::{Plan, StageParent};
 pub(crate) struct Reach {
     /// Networks that are known at the end of a stage, the best of which go on; the start network first.
     ranking: Vec<TrialId>,
+    /// The same before the last stage that began: one that is made longer ranks anew.
+    before: Vec<TrialId>,
+    /// Trials below this number were told of.
+    told: u32,
     /// Children of the stage under way, or of the last one.
     stage: BTreeMap<TrialId, Child>,
     /// How many of those may go on; nothing where any may.
@@ -41,6 +45,7 @@ impl Reach {
     /// The start network, as far as it is trained.
     pub(crate) fn start(&mut self, trial: TrialId) {
         self.ranking = vec![trial];
+        self.told = self.told.max(trial.0 + 1);
     }
 
     /// The best at the end of a stage, besides the start network.
@@ -51,6 +56,7 @@ impl Reach {
 
     /// A stage begins.
     pub(crate) fn begin_stage(&mut self, plan: &Plan, number: usize) {
+        self.before.clone_from(&self.ranking);
         let stage = &plan.stages[number];
         let promoted = if stage.promotion.seeds > 0 { stage.promotion.candidates } else { 1 };
         self.stage.clear();
@@ -75,7 +81,19 @@ impl Reach {
     /// Trials of a batch begin.
     pub(crate) fn assign(&mut self, batch: usize, assignments: &[Assignment]) {
         let trials = assignments.iter().map(|assigned| assigned.trial);
+        self.told = trials.clone().fold(self.told, |told, trial| told.max(trial.0 + 1));
         self.batches.entry(batch).or_default().extend(trials);
+    }
+
+    /// The search is done: nothing lies ahead.
+    pub(crate) fn finish(&mut self) {
+        self.told = u32::MAX;
+    }
+
+    /// Whether nothing was told of a trial yet. One that has a result all the same is met later: by a
+    /// search that is done again from its start, or in batches under way that weren't told of.
+    pub(crate) fn is_ahead(&self, trial: TrialId) -> bool {
+        trial.0 >= self.told
     }
 
     /// A batch is complete; returns its trials.
@@ -108,7 +126,8 @@ impl Reach {
         // Those that are chosen are trained again from their parents.
         let chosen = children.iter().flat_map(|child| [child.trial, child.parent]);
         let batches = self.batches.values().flatten();
-        let known = self.ranking.iter().chain(&self.parent).chain(batches).copied();
+        let known =
+            self.ranking.iter().chain(&self.before).chain(&self.parent).chain(batches).copied();
         known.chain(chosen).collect()
     }
 

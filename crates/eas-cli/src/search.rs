@@ -203,7 +203,9 @@ impl<'a, 'd> Search<'a, 'd> {
         }
         // The deadline is for the stages alone: what they found is finished whatever it takes.
         self.dispatcher.set_deadline(None, BTreeSet::new());
-        self.finals(&first, &ranking)
+        let found = self.finals(&first, &ranking)?;
+        self.reach.finish();
+        Ok(found)
     }
 
     /// Trains the start network, and trains it on while that pays.

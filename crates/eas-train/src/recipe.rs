@@ -35,7 +35,8 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "is_usual")]
     pub decoupled_decay: bool,
     /// Steps after which the weights are set to the average of where they are and where they were so
-    /// many steps ago (Lookahead, Zhang et al. 2019); 0 for never.
+    /// many steps ago (Lookahead, Zhang et al. 2019); 0 for never. In between there is no checkpoint,
+    /// and no stop.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub lookahead: usize,
     /// What products are computed in.
@@ -218,7 +219,7 @@ impl Recipe {
                 share(self.label_smoothing),
                 wrong("at least 0 and less than 1", &self.label_smoothing),
             ),
-            ("lookahead", self.lookahead <= 100, wrong("0 to 100 steps", &self.lookahead)),
+            ("lookahead", self.lookahead <= 20, wrong("0 to 20 steps", &self.lookahead)),
         ];
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             Some((key, _, message)) => Err((key, message)),

@@ -126,9 +126,9 @@ pub enum Gained {
         /// Deviation of the noise on replicas, as a ratio of the source weights' deviation.
         noise: f64,
     },
-    /// Filters as a new network has them, which what reads them multiplies by 0: nothing else of the
-    /// network notices them until training does. Behind them, batch norms and depthwise kernels start
-    /// as copies of the channel that the map names.
+    /// Filters as a new network has them, batch norms and biases included, which what reads them
+    /// multiplies by 0: nothing else of the network notices them until training does. Depthwise kernels
+    /// start as copies of that of the channel that the map names.
     Fresh {
         /// The seed of the filters.
         seed: u64,
@@ -164,7 +164,16 @@ pub fn rewire(
         };
         let copy = |role, copies: &Copies| {
             let ones = vec![1.0; copies.index.len()];
-            Derive::Old(ParamId::new(old.id, role)).gather(0, copies.index.clone(), ones)
+            let known = Derive::Old(ParamId::new(old.id, role));
+            match gained {
+                Gained::Replicas { .. } => known.gather(0, copies.index.clone(), ones),
+                Gained::Fresh { .. } => {
+                    let shape = vec![copies.index.len() - copies.old];
+                    let fresh = Derive::Fill { shape, value: initial(role) };
+                    let parts = vec![known, fresh];
+                    Derive::Concat { axis: 0, parts }.gather(0, copies.behind_old(), ones)
+                }
+            }
         };
         match old.op {
             Op::BatchNorm { .. } if inputs[0].changed() => {
@@ -234,6 +243,14 @@ pub fn rewire(
     Ok(Patch { network: child, weights, gradient, calibrate: Vec::new() })
 }
 
+/// What a parameter of one number a channel is in a new network.
+fn initial(role: Role) -> f32 {
+    match role {
+        Role::Gamma | Role::Variance => 1.0,
+        Role::Weight | Role::Bias | Role::Beta | Role::Mean => 0.0,
+    }
+}
+
 /// Filters or units that a layer gains, as in any new network (He et al. 2015).
 fn fresh_filters(op: &Op, channels: usize, count: usize, seed: u64) -> Derive {
     let mut shape = vec![count, channels];
@@ -282,6 +299,16 @@ impl Copies {
         let mut seen = vec![false; self.old];
         let first = |old: &usize| !std::mem::replace(&mut seen[*old], true);
         self.index.iter().map(first).map(|first| if first { 1.0 } else { 0.0 }).collect()
+    }
+
+    /// Where each channel is found once the gained ones stand behind the old ones.
+    fn behind_old(&self) -> Vec<usize> {
+        let (mut seen, mut gained) = (vec![false; self.old], self.old..);
+        let place = |old: &usize| match std::mem::replace(&mut seen[*old], true) {
+            true => gained.next().unwrap_or(*old),
+            false => *old,
+        };
+        self.index.iter().map(place).collect()
     }
 
     /// One over the number of copies of each channel's original.

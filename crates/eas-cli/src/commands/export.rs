@@ -38,7 +38,11 @@ pub(super) fn run(args: &args::Export) -> anyhow::Result<u8> {
     });
     match written(args, &given, &aside, data.as_ref(), onnx, checks) {
         Ok(manifest) => {
-            let images = data.map(|data| (data.train.len(), data.validation.len()));
+            let images = data.map(|data| export::Counts {
+                training: data.train.len(),
+                validation: data.validation.len(),
+                in_groups: data.train.source().groups().is_some(),
+            });
             let story = match &given.from {
                 Some((run, result)) => Story::of_trial(run, result, plan, images)?,
                 None => Story::bare(&name_of(&args.model.path)),

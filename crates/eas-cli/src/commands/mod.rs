@@ -24,7 +24,7 @@ mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use eas_ir::{LoadError, Value};
@@ -36,7 +36,7 @@ use crate::fetch;
 use crate::plan::{Named, Plan};
 use crate::print;
 use crate::room;
-use crate::runs::Damaged;
+use crate::runs::{Damaged, Run};
 use crate::spec::{SpecErrors, as_toml, read_plan};
 
 /// Runs a command line and returns the exit code.
@@ -126,7 +126,7 @@ pub(crate) const QUICKSTART: &str = include_str!("../../../../specs/quickstart.t
 /// as written and the plan.
 pub(crate) fn plan_of(spec: Option<&Path>, overrides: &SpecArgs) -> anyhow::Result<(String, Plan)> {
     let (name, text, directory) = match spec {
-        None => ("quickstart.toml".to_owned(), QUICKSTART.to_owned(), Path::new("")),
+        None => ("quickstart.toml".to_owned(), QUICKSTART.to_owned(), PathBuf::new()),
         Some(path) => {
             let name = path.display().to_string();
             let bytes = std::fs::read(path)
@@ -136,11 +136,22 @@ pub(crate) fn plan_of(spec: Option<&Path>, overrides: &SpecArgs) -> anyhow::Resu
                 let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
                 bad_input(format!("{name}:{line}: expected text in UTF-8, found other bytes"))
             })?;
-            (name, text, path.parent().unwrap_or(Path::new("")))
+            (name, text, directory_of(path)?)
         }
     };
-    let plan = plan_of_text(&name, &text, overrides, directory)?;
+    let plan = plan_of_text(&name, &text, overrides, &directory)?;
     Ok((text, plan))
+}
+
+/// Where the relative paths of a spec start: in its folder; those of a run's plan where they did when the
+/// run began.
+fn directory_of(spec: &Path) -> anyhow::Result<PathBuf> {
+    let folder = spec.parent().unwrap_or(Path::new(""));
+    let of_run = spec.file_name().is_some_and(|name| name == "plan.toml") && Run::is_run(folder);
+    match of_run {
+        true => Ok(Run::open(folder).map_err(bad_input)?.directory().to_owned()),
+        false => Ok(folder.to_owned()),
+    }
 }
 
 /// The plan of a spec's text, with what the command line changes in it.

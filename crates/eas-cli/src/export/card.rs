@@ -8,7 +8,7 @@ use crate::lineage;
 use crate::plan::Plan;
 use crate::print::{legible, percent, seconds};
 use crate::report::Report;
-use crate::runs::{Run, TrialResult};
+use crate::runs::{Event, Run, TrialResult};
 
 /// What is known of how a model came about.
 #[derive(Debug)]
@@ -19,6 +19,15 @@ pub(crate) struct Story {
     run: Option<RunStory>,
 }
 
+/// How many images a run's data were split into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    pub(crate) training: usize,
+    pub(crate) validation: usize,
+    /// Whether images of a group stay together.
+    pub(crate) in_groups: bool,
+}
+
 /// What the records of a run tell.
 #[derive(Debug)]
 struct RunStory {
@@ -26,13 +35,15 @@ struct RunStory {
     folder: String,
     /// Nothing where this program lacks what the plan names.
     plan: Option<Plan>,
-    /// Training and validation images, where the data were there to count them.
-    images: Option<(usize, usize)>,
+    /// Where the data were there to count them.
+    images: Option<Counts>,
     result: TrialResult,
     /// From the start network to this one.
     line: Vec<TrialResult>,
     recipes: Vec<Recipe>,
     report: Option<Report>,
+    /// Times that `eas test` opened the test images.
+    tests: usize,
     children: usize,
     version: String,
     /// Of work on the run.
@@ -53,7 +64,7 @@ impl Story {
         run: &Run,
         result: &TrialResult,
         plan: Option<Plan>,
-        images: Option<(usize, usize)>,
+        images: Option<Counts>,
     ) -> anyhow::Result<Self> {
         let folder = run.root().display().to_string();
         let children = run.results()?;
@@ -66,6 +77,7 @@ impl Story {
             line: lineage::ancestors(run, result.trial)?,
             recipes: run.record(result.trial)?.recipes,
             report: run.report()?,
+            tests: run.events()?.iter().filter(|e| matches!(e, Event::Tested { .. })).count(),
             children: children.count(),
             version: run.build()?.version,
             seconds: run.seconds(),
@@ -154,7 +166,7 @@ fn figures(saved: &SavedModel, story: &Story) -> String {
     ));
     if let Some(run) = &story.run {
         let images = run.report.as_ref().map(|report| report.validation_images);
-        let images = images.or(run.images.map(|(_, validation)| validation));
+        let images = images.or(run.images.map(|counts| counts.validation));
         let on = images.map_or(String::new(), |images| format!(" on {images} images"));
         rows.push((
             "validation accuracy",
@@ -181,8 +193,12 @@ fn tested(run: &RunStory) -> String {
         return "not measured: the run has opened no test images for this network".to_owned();
     };
     let opened = std::time::UNIX_EPOCH + std::time::Duration::from_secs(report.test_opened);
+    let times = match run.tests {
+        0 => "were opened once,".to_owned(),
+        tests => format!("`eas test` opened {tests} times, and the report"),
+    };
     format!(
-        "{} on {} images, which were opened once, at {}, after the choice was made",
+        "{} on {} images, which {times} at {}, after the choice was made",
         percent(row.test_accuracy),
         report.test_images,
         humantime::format_rfc3339_seconds(opened)
@@ -196,8 +212,11 @@ fn origin(run: &RunStory) -> String {
         let source = &plan.data.implementation;
         rows.push(("data", plain(&plan.data.name)));
         rows.push(("licence of the data", plain(source.licence())));
-        if let Some((training, validation)) = run.images {
-            let rule = "each class in proportion, drawn from the seed";
+        if let Some(Counts { training, validation, in_groups }) = run.images {
+            let rule = match in_groups {
+                false => "each class in proportion, drawn from the seed",
+                true => "whole groups, drawn from the seed, no class beyond its share",
+            };
             rows.push((
                 "split",
                 format!("{training} training, {validation} validation images; {rule}"),

@@ -19,7 +19,7 @@ use eas_train::{Labelled, Split, normalise};
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use card::Story;
+pub(crate) use card::{Counts, Story};
 use pytorch::PyTorch;
 pub(crate) use verify::{Checks, Disagreement, Yardstick};
 
@@ -171,7 +171,8 @@ fn check_replaceable(out: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("can't read {shown}"))?;
     let is_ours = |name: &std::ffi::OsString| {
         let files = Form::ALL.iter().flat_map(|form| form.files());
-        files.chain(&[CARD, MANIFEST]).any(|known| name == known)
+        // Python leaves a cache of the module.
+        files.chain(&[CARD, MANIFEST, "__pycache__"]).any(|known| name == known)
     };
     let is_export = names.iter().any(|name| name == MANIFEST);
     match names.iter().find(|name| !is_export || !is_ours(name)) {

@@ -99,7 +99,8 @@ pub(crate) fn fetch(
         let path = folder.join(file.name);
         bar.message(file.name);
         bar.begin_at(before);
-        if !download::is_there(&path, file)? {
+        let fetched = !download::is_there(&path, file)?;
+        if fetched {
             missing += file.bytes;
             let at = |bytes| bar.set(before + bytes);
             let note = |text: &str| bar.line(text);
@@ -111,7 +112,11 @@ pub(crate) fn fetch(
         if !files.unpacked.is_empty() {
             bar.message(&format!("unpacking {}", file.name));
             unpack::unpack(&path, files.unpacked, to)?;
-            fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))?;
+            // An archive that was there before is its owner's.
+            if fetched {
+                fs::remove_file(&path)
+                    .with_context(|| format!("can't remove {}", path.display()))?;
+            }
         }
     }
     Ok(missing)

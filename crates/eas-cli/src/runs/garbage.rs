@@ -130,7 +130,8 @@ impl Run {
                 })
         };
         for result in results {
-            if live.contains(&result.trial) || may_be_repeated(result) {
+            let met_later = reach.is_ahead(result.trial);
+            if met_later || live.contains(&result.trial) || may_be_repeated(result) {
                 keep(&[result.model, result.momentum], Reason::Search);
             }
         }

@@ -485,6 +485,9 @@ impl Run {
     /// Puts a trial's folder in order once its result is there: takes away what only an unfinished
     /// trial needs, and lets `model` lead to its model.
     pub(crate) fn settle(&self, result: &TrialResult) -> anyhow::Result<()> {
+        if !self.writable {
+            return Ok(());
+        }
         self.attempts(result.trial).iter().for_each(Attempt::tidy);
         let Some(digest) = result.model.filter(|model| !self.is_collected(*model)) else {
             return Ok(());

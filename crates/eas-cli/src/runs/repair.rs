@@ -44,6 +44,14 @@ impl Run {
             }
         }
         if !taken_back.is_empty() {
+            // An index that has what is taken back would be believed, were this interrupted.
+            let index = self.index_path();
+            match fs::remove_file(&index) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("can't remove {}", index.display()));
+                }
+                _ => {}
+            }
             self.take_back(&self.root.join("report.json"))?;
         }
         // What others begin with goes first, so that a repair that was interrupted finds the rest.

@@ -79,6 +79,7 @@ impl Store {
         let object = self.object(digest);
         let shelf = object.parent().unwrap_or(&self.root);
         fs::create_dir_all(shelf).with_context(|| format!("can't make {}", shelf.display()))?;
+        ensure!(is_folder(shelf), "{}: expected a folder, found a link", shelf.display());
         failpoint("store.written");
         if object.exists() && digest_of(&object)? != digest {
             // What is there was damaged since; these are the bytes it should have had.
@@ -103,7 +104,7 @@ impl Store {
     pub(crate) fn get(&self, digest: Digest) -> anyhow::Result<PathBuf> {
         let object = self.object(digest);
         ensure!(!self.is_collected(digest), Gone(object));
-        ensure!(object.is_dir(), Damaged { object, found: "nothing".to_owned() });
+        ensure!(is_folder(&object), Damaged { object, found: "nothing".to_owned() });
         let found = digest_of(&object)?;
         ensure!(found == digest, Damaged { object, found: format!("those of {found}") });
         Ok(object)
@@ -147,7 +148,9 @@ impl Store {
         let mut objects = Vec::new();
         for shelf in names(&self.root)? {
             for rest in names(&self.root.join(&shelf))? {
-                if let Ok(digest) = format!("{shelf}{rest}").parse() {
+                if let Ok(digest) = format!("{shelf}{rest}").parse()
+                    && is_folder(&self.object(digest))
+                {
                     objects.push((digest, self.bytes(digest)?));
                 }
             }
@@ -202,9 +205,14 @@ const TRIES: u32 = 100;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Whether a path is a folder itself, rather than a link to one.
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|about| about.is_dir())
+}
+
 /// The names in a folder, none where it isn't one.
 fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
-    if !fs::symlink_metadata(folder).is_ok_and(|about| about.is_dir()) {
+    if !is_folder(folder) {
         return Ok(Vec::new());
     }
     let read = || -> io::Result<Vec<OsString>> {
@@ -214,13 +222,12 @@ fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
-/// Removes the files of a folder that may not be there.
+/// Removes the files of a folder that may not be there. A link to one is left as it is.
 fn empty(folder: &Path) -> io::Result<()> {
-    match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(entries) => entries.into_iter().try_for_each(|entry| fs::remove_file(entry?.path())),
+    if !is_folder(folder) {
+        return Ok(());
     }
+    fs::read_dir(folder)?.try_for_each(|entry| fs::remove_file(entry?.path()))
 }
 
 /// The digest of a folder of files: their names, lengths and bytes.

@@ -123,6 +123,25 @@ fn a_run_is_made_longer_after_a_collection_as_it_would_have_been() {
 }
 
 #[test]
+fn a_store_that_is_made_smaller_loses_nothing_that_lies_ahead() {
+    let place = Place::new();
+    for (name, smaller) in [("whole", false), ("smaller", true)] {
+        let run = place.path(name);
+        succeeds(&mut place.search(name, &[]));
+        if smaller {
+            let plan = fs::read_to_string(run.join("plan.toml")).unwrap();
+            let kept = plan.replace("keep_best = 5", "keep_best = 0");
+            let (before, after) = kept.split_once("size = ").unwrap();
+            let rest = after.split_once('\n').map_or("", |(_, rest)| rest);
+            fs::write(run.join("plan.toml"), format!("{before}size = \"1B\"\n{rest}")).unwrap();
+        }
+        succeeds(eas("resume", &run).args(["--extend-batches", "1"]));
+    }
+    assert_eq!(outcome(&place.path("whole")), outcome(&place.path("smaller")));
+    assert!(verify(&place.path("smaller"))["collected"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn what_was_collected_is_told_from_what_is_damaged() {
     let place = Place::new();
     let run = place.path("run");

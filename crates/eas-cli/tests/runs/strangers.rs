@@ -67,6 +67,14 @@ const TRAPS: &[(&str, Trap)] = &[
              SELECT i AS trial FROM n;",
         );
     }),
+    ("a collected object that is a link", |run, outside| {
+        fs::create_dir_all(run.join("store/ab")).unwrap();
+        symlink(outside, run.join("store/ab/00.collected")).unwrap();
+    }),
+    ("an object that is a link", |run, outside| {
+        fs::create_dir_all(run.join("store/ab")).unwrap();
+        symlink(outside, run.join("store/ab").join("cd".repeat(31))).unwrap();
+    }),
     ("an index with triggers", |run, _| {
         sql(
             &run.join("index.sqlite"),

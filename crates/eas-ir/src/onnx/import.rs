@@ -1,6 +1,7 @@
 //! A graph's nodes, one after another, as operations of the IR: each exactly, or with the reason why not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::affine::Affine;
 use super::call::Call;
@@ -24,7 +25,7 @@ pub(super) enum Value {
     /// Integers, known but for the batch.
     Sizes(Sizes),
     /// The images, or what the nodes at the front make of them.
-    Images(Affine),
+    Images(Rc<Affine>),
     /// What a node of the network gives.
     Node(Activation),
     /// What a node gives that isn't supported, and whatever depends on it.
@@ -68,6 +69,8 @@ pub(super) struct Import<'a> {
     /// Numbers that the file's constants hold, and those of matrices that were turned.
     held: usize,
     turned: usize,
+    /// Operations on the images before the network.
+    pub(super) fronts: usize,
     /// What the network reads of the images.
     pub(super) affine: Option<Affine>,
     pub(super) problems: Vec<Unsupported>,
@@ -92,7 +95,7 @@ impl<'a> Import<'a> {
             external,
             batch,
             initializers,
-            values: BTreeMap::from([(images, Value::Images(Affine::identity()))]),
+            values: BTreeMap::from([(images, Value::Images(Rc::new(Affine::identity())))]),
             readers: BTreeMap::new(),
             network,
             shapes: BTreeMap::from([(input, shape)]),
@@ -102,6 +105,7 @@ impl<'a> Import<'a> {
             transposed: BTreeMap::new(),
             held: 0,
             turned: 0,
+            fronts: 0,
             affine: None,
             problems: Vec::new(),
         }
@@ -260,8 +264,8 @@ impl<'a> Import<'a> {
         match value {
             Value::Node(activation) => Ok(activation),
             Value::Images(affine) => {
-                let known = self.affine.get_or_insert_with(|| affine.clone());
-                if *known != affine {
+                let known = self.affine.get_or_insert_with(|| affine.as_ref().clone());
+                if *known != *affine {
                     return Err(
                         "reads the images in another normalisation than nodes before it".to_owned()
                     );

@@ -1,5 +1,7 @@
 //! What each operator of ONNX is in the IR.
 
+use std::rc::Rc;
+
 use super::affine::{Affine, per_channel};
 use super::call::Call;
 use super::import::{Activation, Import, Value};
@@ -60,6 +62,9 @@ pub(super) fn hint(op_type: &str) -> Option<&'static str> {
     })
 }
 
+/// The most operations on the images before the network: each may hold a number for every channel.
+const MOST_FRONTS: usize = 16;
+
 impl<'a> Import<'a> {
     fn relu(&mut self, call: Call<'a>) -> Result<Value, String> {
         call.knows(&[])?;
@@ -92,7 +97,11 @@ impl<'a> Import<'a> {
 
     fn batch_norm(&mut self, call: Call<'a>) -> Result<Value, String> {
         call.knows(&["epsilon", "momentum", "training_mode"])?;
-        call.expect("training_mode", 0)?;
+        // Files of before opset 14 tell by further outputs.
+        let moments = call.node.output.iter().skip(1).any(|name| !name.is_empty());
+        if moments || call.int("training_mode", 0) != 0 {
+            return Err("it is in training mode; export the model after model.eval()".to_owned());
+        }
         let mut parameters = Vec::new();
         for (place, role) in (1..).zip([Role::Gamma, Role::Beta, Role::Mean, Role::Variance]) {
             parameters.push((role, self.floats(call, place)?));
@@ -271,7 +280,13 @@ impl<'a> Import<'a> {
                 few(constant.shape())
             )
         })?;
-        Ok(Value::Images(affine.then(op_type, &constant, first)?))
+        self.fronts += 1;
+        if self.fronts > MOST_FRONTS {
+            return Err(format!(
+                "expected at most {MOST_FRONTS} operations on the images before the network"
+            ));
+        }
+        Ok(Value::Images(Rc::new(affine.then(op_type, &constant, first)?)))
     }
 
     /// A constant added to what a layer alone gives is its bias.
