@@ -127,6 +127,19 @@ fn the_plan_of_a_run_is_a_spec_that_makes_the_same_run() {
 }
 
 #[test]
+fn relative_paths_of_a_plan_start_where_those_of_its_spec_did() {
+    let folder = Folder::with_tiny_run();
+    let (before, after) = TINY.split_once("[space.convnet]").expect("the spec has a space");
+    let (_, after) = after.split_once("[transform").expect("the spec has transforms");
+    let spec = format!("{before}[space.network]\nstart = \"start.toml\"\n[transform{after}");
+    folder.write("specs/spec.toml", spec);
+    folder.write("specs/start.toml", folder.read("run/best/network.toml"));
+    folder.eas(["search", "specs/spec.toml", "--run", "first"]).exits(0);
+    folder.eas(["search", "first/plan.toml", "--run", "second"]).exits(0);
+    assert_eq!(found(&folder, "first"), found(&folder, "second"));
+}
+
+#[test]
 fn every_reading_command_prints_json() {
     let folder = Folder::with_tiny_run();
     let commands: [(&[&str], &str); 12] = [

@@ -719,14 +719,6 @@ pub(crate) struct Train {
     pub(crate) json: bool,
 }
 
-impl Bench {
-    /// What is measured.
-    pub(crate) fn path(&self) -> &Path {
-        let named = self.model.as_deref().or(self.network.as_deref());
-        named.unwrap_or(Path::new("paper"))
-    }
-}
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
     /// A network file, a model's folder, a run, or one of: released, paper, wide, found, densenet
@@ -754,6 +746,14 @@ pub(crate) struct Bench {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Bench {
+    /// What is measured.
+    pub(crate) fn path(&self) -> &Path {
+        let named = self.model.as_deref().or(self.network.as_deref());
+        named.unwrap_or(Path::new("paper"))
+    }
 }
 
 /// What products are computed in.

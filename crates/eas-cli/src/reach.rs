@@ -136,3 +136,51 @@ impl Reach {
         self.stopped
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::path::Path;
+
+    use eas_ir::Network;
+
+    use super::*;
+    use crate::commands::QUICKSTART;
+    use crate::spec::read_plan;
+
+    fn assigned(trials: Range<u32>) -> Vec<Assignment> {
+        let assignment = |trial| Assignment {
+            trial: TrialId(trial),
+            parent: TrialId(0),
+            steps: Vec::new(),
+            network: Network::new(),
+            epochs: 0..1,
+            continues: None,
+            seed: 1,
+        };
+        trials.map(assignment).collect()
+    }
+
+    #[test]
+    fn what_was_not_told_of_lies_ahead() {
+        let mut reach = Reach::default();
+        reach.start(TrialId(0));
+        reach.assign(0, &assigned(5..8));
+        // A batch behind the first that isn't complete, as a replay leaves it where batches overlap.
+        assert!(!reach.is_ahead(TrialId(7)) && reach.is_ahead(TrialId(8)));
+        reach.finish();
+        assert!(!reach.is_ahead(TrialId(8)));
+    }
+
+    #[test]
+    fn a_stage_that_is_made_longer_ranks_what_was_the_best_before_it() {
+        let plan = read_plan("quickstart.toml", QUICKSTART, &[], Path::new("")).unwrap();
+        let mut reach = Reach::default();
+        reach.start(TrialId(0));
+        reach.rank([TrialId(4)].into_iter());
+        reach.begin_stage(&plan, 0);
+        reach.rank([TrialId(9)].into_iter());
+        let kept = Vec::from_iter(reach.trials());
+        assert_eq!(kept, [TrialId(0), TrialId(4), TrialId(9)]);
+    }
+}

@@ -12,7 +12,6 @@ mod optimiser;
 mod oracle;
 mod parameters;
 mod recipe;
-mod test_time;
 mod train;
 
 pub use cpu::{Cpu, CpuProgram, OpTime};
@@ -26,8 +25,7 @@ pub use optimiser::{Nesterov, nesterov_step};
 pub use oracle::Oracle;
 pub use parameters::{FlatParameters, Slot};
 pub use recipe::{Momentum, Precision, Recipe, RecipeSpec, Schedule};
-pub use test_time::mirrored_accuracy;
 pub use train::{
-    Accuracy, EpochRecord, Position, Progress, Start, Training, TrainingEnd, accuracy, train,
-    train_from,
+    Accuracy, EpochRecord, Position, Progress, Start, Training, TrainingEnd, accuracy,
+    mirrored_accuracy, train, train_from,
 };

@@ -2,8 +2,8 @@
 
 use crate::parameters::FlatParameters;
 
-/// The numbers of an update.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The numbers of an update; by default none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Nesterov {
     /// Learning rate.
     pub learning_rate: f64,
@@ -19,8 +19,8 @@ pub struct Nesterov {
 }
 
 /// One step, as Sutskever et al. 2013 in the form that PyTorch uses: `m ← μ m + g`,
-/// `w ← w − lr (g + μ m)`, where g is the gradient with the decay added, unless decay is decoupled. Running statistics are left
-/// alone. `gradient` has the layout of the parameters.
+/// `w ← w − lr (g + μ m)`, where g is the gradient with the decay added, unless decay is decoupled.
+/// Running statistics are left alone. `gradient` has the layout of the parameters.
 pub fn nesterov_step(parameters: &mut FlatParameters, gradient: &[f32], update: Nesterov) {
     let (rate, keep) = (update.learning_rate as f32, update.momentum as f32);
     let FlatParameters { slots, values, momentum } = parameters;

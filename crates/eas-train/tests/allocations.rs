@@ -26,13 +26,7 @@ fn a_step_behind_the_first_allocates_nothing() {
         let mut parameters = FlatParameters::new(&model, None).unwrap();
         let mut program = CpuProgram::new(model.network()).unwrap();
         let batch = Batch::new(Images::ones((4, 3, 32, 32)), vec![0, 1, 2, 3]);
-        let update = Nesterov {
-            learning_rate: 0.1,
-            momentum: 0.9,
-            weight_decay: 0.0,
-            decoupled: false,
-            decay_all: false,
-        };
+        let update = Nesterov { learning_rate: 0.1, momentum: 0.9, ..Nesterov::default() };
         let options = StepOptions { update, label_smoothing: 0.0, precision, dropout: None };
         pool.install(|| {
             program.step(&mut parameters, &batch, &options).unwrap();

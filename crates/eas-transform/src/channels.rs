@@ -169,9 +169,7 @@ pub fn rewire(
                 Gained::Replicas { .. } => known.gather(0, copies.index.clone(), ones),
                 Gained::Fresh { .. } => {
                     let shape = vec![copies.index.len() - copies.old];
-                    let fresh = Derive::Fill { shape, value: initial(role) };
-                    let parts = vec![known, fresh];
-                    Derive::Concat { axis: 0, parts }.gather(0, copies.behind_old(), ones)
+                    copies.with_gained(known, Derive::Fill { shape, value: initial(role) })
                 }
             }
         };
@@ -205,13 +203,11 @@ pub fn rewire(
                             copies(value).noisy(noise, weight, Some((0, replicas)))
                         }
                         Gained::Fresh { seed } => {
-                            let kept = output.index.iter().take(output.old).copied();
-                            ensure!(kept.eq(0..output.old), "{}: old filters come first", old.id);
                             let count = output.index.len() - output.old;
                             let mut rng = Rng::new(seed).split(&old.id.to_string());
                             let channels = inputs[0].index.len();
                             let fresh = fresh_filters(&old.op, channels, count, rng.next_u64());
-                            Derive::Concat { axis: 0, parts: vec![value, fresh] }
+                            output.with_gained(value, fresh)
                         }
                     };
                     if bias {
@@ -301,14 +297,17 @@ impl Copies {
         self.index.iter().map(first).map(|first| if first { 1.0 } else { 0.0 }).collect()
     }
 
-    /// Where each channel is found once the gained ones stand behind the old ones.
-    fn behind_old(&self) -> Vec<usize> {
+    /// A parameter whose entries are the old ones at each channel's first copy, and those of `fresh`,
+    /// in order, at the others.
+    fn with_gained(&self, old: Derive, fresh: Derive) -> Derive {
         let (mut seen, mut gained) = (vec![false; self.old], self.old..);
         let place = |old: &usize| match std::mem::replace(&mut seen[*old], true) {
             true => gained.next().unwrap_or(*old),
             false => *old,
         };
-        self.index.iter().map(place).collect()
+        let index = self.index.iter().map(place).collect();
+        let parts = Derive::Concat { axis: 0, parts: vec![old, fresh] };
+        parts.gather(0, index, vec![1.0; self.index.len()])
     }
 
     /// One over the number of copies of each channel's original.

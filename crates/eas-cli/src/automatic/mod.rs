@@ -18,7 +18,7 @@ use crate::commands::bad_input;
 use crate::commands::search::{start_network, training_data};
 use crate::forecast::Rates;
 use crate::plan::Plan;
-use crate::print;
+use crate::print::{self, legible};
 use crate::spec::read_plan;
 
 use choose::{Facts, PROMOTED, Sizes, choose, validation_of};
@@ -176,7 +176,9 @@ fn spec_of(
     why: &[String],
 ) -> String {
     let budget = humantime::format_duration(facts.budget);
-    let why: String = why.iter().map(|line| format!("# {line}\n")).collect();
+    // Names of files may be anything.
+    let (text, why) = (legible(text), why.iter().map(|line| legible(line)));
+    let why: String = why.map(|line| format!("# {line}\n")).collect();
     let train = match sizes.train {
         Some(train) => format!(
             "train = {train}  # of each class in proportion, to have time for more epochs\n"

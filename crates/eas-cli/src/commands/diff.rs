@@ -7,9 +7,8 @@ use eas_ir::{Cost, Count, Network, cost};
 use eas_transform::Step;
 use serde::Serialize;
 
-use super::bad_input;
-use super::given;
 use super::search::network_of_trial;
+use super::{bad_input, given};
 use crate::args::{self, TrialName};
 use crate::difference::{Change, changes, text};
 use crate::exit;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use eas_controller::{Ending, TrialId};
-use eas_ir::{Bytes, Network, Normalisation, Rng, SavedModel};
+use eas_ir::{Bytes, Metadata, Network, Rng, SavedModel};
 use eas_train::{Split, TrainingData, split};
 use eas_transform::Problem;
 use serde::Serialize;
@@ -153,17 +153,26 @@ pub(crate) struct Prepared {
     /// The data, split; normalised as the start's weights know it, where it has some.
     pub(crate) data: TrainingData,
     pub(crate) start: Start,
-    /// Whether weights came without a normalisation, so that the data's own stands in for it.
-    pub(crate) guessed: bool,
+    /// What whoever trains on should know of the weights that the start came with.
+    pub(crate) notes: Vec<&'static str>,
 }
 
 /// The data and the start network for them.
 pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<Prepared> {
-    let (start, normalisation) = start_network(plan)?;
+    let (start, metadata) = start_network(plan)?;
     let mut data = training_data(plan)?;
-    let guessed = matches!(start, Start::Given(_)) && normalisation.is_none();
-    data.normalisation = normalisation.unwrap_or(data.normalisation);
-    Ok(Prepared { data, start, guessed })
+    let mut notes = Vec::new();
+    if let (Start::Given(_), None) = (&start, &metadata.normalisation) {
+        notes.push(
+            "note: the start network's weights come without a normalisation of images; the data's own \
+             stands in for it",
+        );
+    }
+    if !metadata.classes.is_empty() && metadata.classes != data.classes {
+        notes.push("note: the start network's class names differ from the data set's");
+    }
+    data.normalisation = metadata.normalisation.unwrap_or(data.normalisation);
+    Ok(Prepared { data, start, notes })
 }
 
 /// The data, split.
@@ -174,8 +183,8 @@ pub(crate) fn training_data(plan: &Plan) -> anyhow::Result<TrainingData> {
     split(all, source.options(), &Rng::new(plan.seed).split("data")).map_err(wrong)
 }
 
-/// The start network for the data, and how its weights know images to be normalised.
-pub(crate) fn start_network(plan: &Plan) -> anyhow::Result<(Start, Option<Normalisation>)> {
+/// The start network for the data, and what came with its weights.
+pub(crate) fn start_network(plan: &Plan) -> anyhow::Result<(Start, Metadata)> {
     let source = &plan.data.implementation;
     let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
     let known = source.describe(&plan.directory).map_err(wrong)?;
@@ -188,14 +197,14 @@ pub(crate) fn start_network(plan: &Plan) -> anyhow::Result<(Start, Option<Normal
     let space = plan.space.implementation.as_ref();
     let refused = |error: anyhow::Error| bad_input(format!("space.{}: {error:#}", plan.space.name));
     let given = space.start_model(&problem, &ENGINE).map_err(refused)?;
-    let (start, normalisation) = match given {
-        Some(SavedModel { model, metadata }) => (Start::Given(model), metadata.normalisation),
-        None => (Start::Fresh(space.start(&problem).map_err(refused)?), None),
+    let (start, metadata) = match given {
+        Some(SavedModel { model, metadata }) => (Start::Given(model), metadata),
+        None => (Start::Fresh(space.start(&problem).map_err(refused)?), Metadata::default()),
     };
     space.admits(start.network(), plan.child.batch).map_err(|refusal| {
         bad_input(format!("space.{}: the start network exceeds limits: {refusal}", plan.space.name))
     })?;
-    Ok((start, normalisation))
+    Ok((start, metadata))
 }
 
 /// Does what is left of a run to do: all of it, where it is new.
@@ -203,7 +212,7 @@ fn coordinate(
     run: &Run,
     _lock: Lock,
     mut plan: Plan,
-    Prepared { data, start, guessed }: Prepared,
+    Prepared { data, start, notes }: Prepared,
     workers: Option<Workers>,
     json: bool,
 ) -> anyhow::Result<u8> {
@@ -222,12 +231,7 @@ fn coordinate(
         data.validation.len(),
         run.root().display()
     ));
-    if guessed {
-        print::note(
-            "note: the start network's weights come without a normalisation of images; the data's own \
-             stands in for it",
-        );
-    }
+    notes.iter().for_each(|note| print::note(note));
     let done = run.listing()?.count();
     if done > 0 {
         print::note(&format!("{done} trials were done before"));

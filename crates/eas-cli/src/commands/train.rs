@@ -48,6 +48,9 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
             source.name
         )));
     }
+    if !metadata.classes.is_empty() && metadata.classes != data.classes {
+        print::note("note: the model's class names differ from the data set's");
+    }
     if let Some(known) = metadata.normalisation {
         // The weights know images that were normalised so.
         data.normalisation = known;

@@ -195,6 +195,7 @@ fn tested(run: &RunStory) -> String {
     let opened = std::time::UNIX_EPOCH + std::time::Duration::from_secs(report.test_opened);
     let times = match run.tests {
         0 => "were opened once,".to_owned(),
+        1 => "`eas test` opened once, and the report".to_owned(),
         tests => format!("`eas test` opened {tests} times, and the report"),
     };
     format!(

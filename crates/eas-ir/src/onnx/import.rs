@@ -55,6 +55,8 @@ pub(super) struct Import<'a> {
     /// The batch of the images, where the graph has a fixed one.
     pub(super) batch: Option<i64>,
     initializers: BTreeMap<&'a str, &'a FileTensor>,
+    /// What any node of the graph gives.
+    given: BTreeSet<&'a str>,
     values: BTreeMap<&'a str, Value>,
     /// How often each name is read.
     pub(super) readers: BTreeMap<&'a str, usize>,
@@ -95,6 +97,7 @@ impl<'a> Import<'a> {
             external,
             batch,
             initializers,
+            given: graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect(),
             values: BTreeMap::from([(images, Value::Images(Rc::new(Affine::identity())))]),
             readers: BTreeMap::new(),
             network,
@@ -177,8 +180,7 @@ impl<'a> Import<'a> {
             return Ok(value.clone());
         }
         let Some(tensor) = self.initializers.get(name) else {
-            let later = self.graph.node.iter().any(|node| node.output.iter().any(|o| o == name));
-            return Err(match later {
+            return Err(match self.given.contains(name) {
                 true => format!(
                     "reads {}, which comes later: a cycle, or nodes out of order",
                     quoted(name)

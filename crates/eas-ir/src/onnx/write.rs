@@ -10,7 +10,7 @@ use super::messages::{
     Attribute, Dimension, Entry, FLOAT, Graph, KIND_FLOAT, KIND_INT, KIND_INTS, Model as File,
     Node as FileNode, OperatorSet, Tensor as FileTensor, TensorShape, TensorType, Type, ValueInfo,
 };
-use super::{CLASSES, FINGERPRINT, FIT, IMAGES, INPUT, LOGITS, NORMALISATION, VERSION};
+use super::{CLASSES, FINGERPRINT, FIT, IMAGES, INPUT, LOGITS, NORMALISATION, PRODUCER, VERSION};
 use crate::fold::fold_batch_norms;
 use crate::model::Model;
 use crate::network::{Node, NodeId};
@@ -38,7 +38,8 @@ pub struct OnnxOptions {
 /// The bytes of an ONNX file of this model.
 ///
 /// # Errors
-/// A normalisation to fold where the model has none; batch norms whose folding overflows; a file above the 2 GiB of a protocol buffer.
+/// A normalisation to fold where the model has none; batch norms whose folding overflows; a file above
+/// the 2 GiB of a protocol buffer.
 pub fn write(saved: &SavedModel, options: &OnnxOptions) -> anyhow::Result<Vec<u8>> {
     let SavedModel { model, metadata } = saved;
     let fingerprint = model.network().fingerprint().to_string();
@@ -80,7 +81,7 @@ pub fn write(saved: &SavedModel, options: &OnnxOptions) -> anyhow::Result<Vec<u8
     }
     let file = File {
         ir_version: IR_VERSION,
-        producer_name: "eas".to_owned(),
+        producer_name: PRODUCER.to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         graph: Some(writer.graph),
         opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],

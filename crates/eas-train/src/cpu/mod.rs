@@ -79,13 +79,7 @@ impl Gradients for Cpu {
     ) -> anyhow::Result<Weights> {
         let parameters = FlatParameters::new(model, None)?;
         let batch = Batch::new(images.clone(), labels.to_vec());
-        let update = Nesterov {
-            learning_rate: 0.0,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            decoupled: false,
-            decay_all: false,
-        };
+        let update = Nesterov::default();
         let options =
             StepOptions { update, label_smoothing: 0.0, precision: Precision::F32, dropout: None };
         let mut program = CpuProgram::new(model.network())?;

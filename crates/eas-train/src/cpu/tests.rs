@@ -186,13 +186,7 @@ fn random_model(network: Network, rng: &mut Rng) -> (Model, Batch) {
 }
 
 fn update() -> Nesterov {
-    Nesterov {
-        learning_rate: 0.05,
-        momentum: 0.9,
-        weight_decay: 1e-3,
-        decoupled: false,
-        decay_all: false,
-    }
+    Nesterov { learning_rate: 0.05, momentum: 0.9, weight_decay: 1e-3, ..Nesterov::default() }
 }
 
 /// The largest difference, relative to the largest value.

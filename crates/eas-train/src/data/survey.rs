@@ -1,14 +1,13 @@
 //! A first look at a folder of images: what they are like, from their headers.
 
-use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::Context;
 use image::{ImageDecoder, ImageReader};
 
+use super::files::open;
 use super::folder::list;
 use super::groups::Groups;
-use super::image_file::image_bytes;
 
 /// Images whose headers are read, at most.
 const SAMPLE: usize = 200;
@@ -35,8 +34,7 @@ pub fn survey(folder: &Path) -> anyhow::Result<Option<Survey>> {
     let (mut sides, mut grey) = (Vec::new(), true);
     for file in files.iter().step_by(every) {
         let shown = || format!("{}: expected a PNG, JPEG or WebP image", file.path.display());
-        let bytes = image_bytes(&file.path)?;
-        let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()?;
+        let reader = ImageReader::new(open(&file.path, "an image")?).with_guessed_format()?;
         let decoder = reader.into_decoder().with_context(shown)?;
         let (width, height) = decoder.dimensions();
         sides.push(width.min(height) as usize);

@@ -432,13 +432,7 @@ impl Gradients for Oracle {
     ) -> anyhow::Result<Weights> {
         let parameters = FlatParameters::new(model, None)?;
         let batch = Batch::new(images.clone(), labels.to_vec());
-        let update = Nesterov {
-            learning_rate: 0.0,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            decoupled: false,
-            decay_all: false,
-        };
+        let update = Nesterov::default();
         let precision = Precision::F32;
         let options = StepOptions { update, label_smoothing: 0.0, precision, dropout: None };
         let (gradient, _) = Graph::new(model.network())?.gradient(&parameters, &batch, &options)?;

@@ -188,8 +188,8 @@ fn grouped(graph: &Graph<'_>) -> (Vec<Group>, Vec<String>) {
             continue;
         }
         let mut name = match block(line) {
-            Some((kind, block)) => format!("{}{block}", kind.trim_start_matches('_')),
-            None => {
+            Some((kind, block)) if !kind.starts_with('_') => format!("{kind}{block}"),
+            _ => {
                 unlabelled += 1;
                 format!("block{unlabelled}")
             }
