@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use ndarray::{Array1, Array2, Array4, Axis, s};
+use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, s};
 
 use crate::forward::{Forward, Gradients, Images, Mode, Moments};
 use crate::model::Model;
@@ -168,6 +168,27 @@ fn window(
     })
 }
 
+/// What a convolution reads: a row for each entry of a filter, in the order of its weights, and a
+/// column for each output pixel, `[batch, row, column]`. Padding is 0.
+fn unfold(
+    x: ArrayView4<f64>,
+    (rows, columns): (usize, usize),
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+) -> Array2<f64> {
+    let (batch, channels, height, width) = x.dim();
+    let mut read = Array2::zeros((channels * kernel * kernel, batch * rows * columns));
+    for (pixel, (b, r, c)) in ndarray::indices((batch, rows, columns)).into_iter().enumerate() {
+        for (i, j, row, column) in window((r, c), kernel, stride, padding, (height, width)) {
+            for k in 0..channels {
+                read[[(k * kernel + i) * kernel + j, pixel]] = x[[b, k, row, column]];
+            }
+        }
+    }
+    read
+}
+
 /// What a node makes of its inputs.
 fn forward(model: &Model, node: &Node, inputs: &[&Array4<f64>], mode: Mode) -> Array4<f64> {
     let x = inputs[0];
@@ -183,16 +204,20 @@ fn forward(model: &Model, node: &Node, inputs: &[&Array4<f64>], mode: Mode) -> A
         Op::Conv { filters, kernel, stride, padding, groups, .. } => {
             let weight = parameter(model, node, Role::Weight);
             let bias = parameter(model, node, Role::Bias);
-            let group = channels / groups;
-            for ((b, f, r, c), y) in y.indexed_iter_mut() {
-                *y = bias.get(f).copied().unwrap_or(0.0);
-                for (i, j, row, column) in window((r, c), kernel, stride, padding, (height, width))
-                {
-                    for k in 0..group {
-                        let w = weight[((f * group + k) * kernel + i) * kernel + j];
-                        *y += w * x[[b, f / (filters / groups) * group + k, row, column]];
-                    }
-                }
+            let group = filters / groups;
+            let weight = Array2::from_shape_vec((filters, weight.len() / filters), weight)
+                .expect("a verified model has weights for each filter");
+            let parts = x
+                .axis_chunks_iter(Axis(1), channels / groups)
+                .zip(weight.axis_chunks_iter(Axis(0), group))
+                .zip(y.axis_chunks_iter_mut(Axis(1), group));
+            for ((x, weight), mut y) in parts {
+                let sums = weight.dot(&unfold(x, (rows, columns), kernel, stride, padding));
+                let sums = sums.into_shape_with_order((group, batch, rows, columns));
+                y.assign(&sums.expect("a sum for each pixel").permuted_axes([1, 0, 2, 3]));
+            }
+            for (mut y, bias) in y.axis_iter_mut(Axis(1)).zip(bias) {
+                y += bias;
             }
         }
         Op::BatchNorm { epsilon } => {

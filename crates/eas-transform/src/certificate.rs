@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use eas_ir::{Forward, Images, Mode, Model};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 /// The largest difference of logits that counts as none, in deviations of the parent's logits.
@@ -63,10 +64,19 @@ pub fn certify(
     probe: &Images,
     forward: &dyn Forward,
 ) -> anyhow::Result<Certificate> {
-    let images = probe.dim().0;
-    ensure!(images >= 2, "expected a probe of at least two images, found {images}");
     let before = forward.logits(parent, probe, Mode::Evaluation)?;
     let after = forward.logits(child, probe, Mode::Evaluation)?;
+    compare(&before, &after)
+}
+
+/// As [`certify`], of the logits that a parent and its child gave to the same probe:
+/// `[batch, classes]` each.
+///
+/// # Errors
+/// Logits of fewer than two images, or of different shapes.
+pub(crate) fn compare(before: &Array2<f64>, after: &Array2<f64>) -> anyhow::Result<Certificate> {
+    let images = before.nrows();
+    ensure!(images >= 2, "expected a probe of at least two images, found {images}");
     ensure!(
         before.dim() == after.dim(),
         "expected logits of shape {:?}, found {:?}",
@@ -84,7 +94,7 @@ pub fn certify(
         .collect();
     let deviation = (variances.iter().sum::<f64>() / variances.len().max(1) as f64).sqrt();
     let size = before.iter().fold(0.0f64, |size, logit| size.max(logit.abs()));
-    let largest = before.iter().zip(&after).fold(0.0f64, |largest, (before, after)| {
+    let largest = before.iter().zip(after).fold(0.0f64, |largest, (before, after)| {
         // NaN must count as the largest difference, not vanish in a comparison.
         let difference = (before - after).abs();
         if difference.is_nan() { f64::INFINITY } else { largest.max(difference) }

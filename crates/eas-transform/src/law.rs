@@ -17,12 +17,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use eas_ir::{
-    Gradients, Images, Model, Network, ParamId, Reference, Rng, Role, Shape, Tensor, Weights,
-    tensor,
+    Forward, Gradients, Images, Mode, Model, Network, ParamId, Reference, Rng, Role, Shape, Tensor,
+    Weights, tensor,
 };
 
 use crate::apply::{Noise, apply, carry_momentum};
-use crate::certificate::{Verdict, certify};
+use crate::certificate::{Certificate, Verdict, compare};
 use crate::edit::{Candidate, Edit};
 use crate::patch::{GradientMap, Patch};
 use crate::registry::Transforms;
@@ -118,18 +118,20 @@ pub fn check_model(
         why: format!("{error:#}"),
     };
     report.networks += 1;
+    let logits = |model: &Model| Reference.logits(model, &probe, Mode::Evaluation);
     let offered = |model: &Model| offered(transforms, space, model.network());
+    let before = logits(model).map_err(|error| broken(&[], error))?;
     for edit in offered(model).map_err(|error| broken(&[], error))? {
         let check = || -> anyhow::Result<_> {
             let child = make(transforms, model, &edit, &rng.split("alone"))?;
-            certify(model, &child, &probe, &Reference)
+            compare(&before, &logits(&child)?)
         };
         let edits = [edit.clone()];
         let certificate = check().map_err(|error| broken(&edits, error))?;
         judge(certificate, report).map_err(|error| broken(&edits, error))?;
     }
     let mut chain = Vec::new();
-    let mut child = model.clone();
+    let (mut child, mut before) = (model.clone(), before);
     for place in 0..CHAIN {
         let choices = offered(&child).map_err(|error| broken(&chain, error))?;
         let stream = rng.split("chain").split_index(place as u64);
@@ -139,12 +141,12 @@ pub fn check_model(
         chain.push(choices[stream.clone().below(choices.len())].clone());
         let check = || -> anyhow::Result<_> {
             let next = make(transforms, &child, &chain[place], &stream.split("edit"))?;
-            let certificate = certify(model, &next, &probe, &Reference)?;
-            Ok((next, certificate))
+            let after = logits(&next)?;
+            Ok((next, compare(&before, &after)?, after))
         };
-        let (next, certificate) = check().map_err(|error| broken(&chain, error))?;
+        let (next, certificate, after) = check().map_err(|error| broken(&chain, error))?;
         judge(certificate, report).map_err(|error| broken(&chain, error))?;
-        child = next;
+        (child, before) = (next, after);
     }
     Ok(())
 }
@@ -221,7 +223,7 @@ fn gradient_gap(
     Ok(largest / size.max(f64::MIN_POSITIVE))
 }
 
-fn judge(certificate: crate::certificate::Certificate, report: &mut Report) -> anyhow::Result<()> {
+fn judge(certificate: Certificate, report: &mut Report) -> anyhow::Result<()> {
     report.edits += 1;
     match certificate.verdict {
         Verdict::Preserved => report.worst = report.worst.max(certificate.gap),
