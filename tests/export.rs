@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::Stdio;
 
 use eas_ir::{
-    Fit, Forward, Metadata, Mode, Model, Network, Normalisation, Reference, Rng, SavedModel, Shape,
+    Fit, Forward, Metadata, Mode, Model, Network, Normalisation, Probe, Reference, Rng, SavedModel,
+    Shape,
 };
 use eas_train::{Labelled, contact_sheet};
 use eas_transform::{Problem, SearchSpace, spaces};
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 use toml::de::{DeTable, DeValue};
 
 use crate::harness::{Done, Folder};
@@ -257,7 +258,7 @@ fn what_cannot_be_exported_or_found_is_told() {
     folder.write("mine/notes.txt", "keep");
     folder.write("empty/notes.txt", "no model");
     folder.write("network.toml", folder.read("run/best/network.toml"));
-    let cases: [&[&str]; 12] = [
+    let cases: [&[&str]; 13] = [
         &["export", "run", "--out", "mine"],
         &["export", "run", "--out", "network.toml"],
         &["export", "run", "--out", "out", "--trial", "99"],
@@ -268,6 +269,7 @@ fn what_cannot_be_exported_or_found_is_told() {
         &["export", "missing", "--out", "out"],
         &["export", "empty", "--out", "out"],
         &["export", "network.toml", "--out", "out"],
+        &["export", "run", "--format", "pytorch", "--python", "no-such-python", "--out", "out"],
         &["predict", "run", "missing.png"],
         &["bench", "papper"],
     ];
@@ -280,6 +282,20 @@ fn what_cannot_be_exported_or_found_is_told() {
     }
     assert_eq!(files(&folder.path("mine")), ["notes.txt"]);
     insta::assert_snapshot!(golden);
+}
+
+#[test]
+fn a_model_that_is_not_what_it_says_of_itself_is_not_exported() {
+    let folder = Folder::new();
+    let mut model = model_of("convnet", "", 8);
+    let images = Array4::from_shape_fn((4, 3, 8, 8), |(b, c, y, x)| (b * 60 + c + y * 3 + x) as u8);
+    model.metadata.probe = Some(Probe { images, logits: Array2::from_elem((4, 3), 9.0) });
+    model.save(&folder.path("model")).unwrap();
+    let export = ["export", "model", "--format", "safetensors", "--out", "out"];
+    let told = masked(&folder.eas(export).exits(2).stderr);
+    assert!(!folder.path("out").exists());
+    insta::assert_snapshot!(told);
+    folder.eas(export.into_iter().chain(["--no-verify"])).exits(0);
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(crate) fn root() -> &'static Path {
 /// succeed.
 pub(crate) fn cargo<'a>(command: &str, arguments: impl IntoIterator<Item = &'a str>) {
     let folder = BUILT.file_name().and_then(OsStr::to_str).expect("profiles are named in ASCII");
-    let output = Command::new(env!("CARGO"))
+    let output = eas_tests::cargo()
         .current_dir(root())
         .args([command, "--locked", "--profile", if folder == "debug" { "dev" } else { folder }])
         .arg("--target-dir")

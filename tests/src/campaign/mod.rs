@@ -11,7 +11,6 @@ mod system;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -77,7 +76,7 @@ pub fn built_eas() -> anyhow::Result<PathBuf> {
     let profile =
         folders.into_iter().find(|folder| !folder.ends_with("deps")).context("a folder")?;
     let name = profile.file_name().and_then(|name| name.to_str()).context("a profile's name")?;
-    let built = Command::new(env!("CARGO"))
+    let built = crate::cargo()
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--quiet", "--locked", "--package", "eas-cli", "--bin", "eas"])
         .args(["--profile", if name == "debug" { "dev" } else { name }])

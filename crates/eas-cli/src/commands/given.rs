@@ -41,15 +41,17 @@ pub(super) fn model(args: &args::Model) -> anyhow::Result<Given> {
         return Err(no_run(path));
     }
     let saved = load(path).map_err(|error| match &error {
-        LoadError::Io { error: cause, .. } if !has_a_file(path) => bad_input(format!(
-            "{shown}: expected a model's folder (network.toml and weights.safetensors), a run or an ONNX \
-             file, found {}",
-            match cause.kind() {
-                std::io::ErrorKind::NotFound if !path.exists() => "nothing",
-                _ if path.is_file() => "a file",
-                _ => "another folder",
-            }
-        )),
+        LoadError::Io { error: cause, .. } if is_absent(cause) && !has_a_file(path) => {
+            let found = match () {
+                () if path.is_dir() => "another folder",
+                () if path.exists() => "a file whose name doesn't end in .onnx",
+                () => "nothing",
+            };
+            bad_input(format!(
+                "{shown}: expected a model's folder (network.toml and weights.safetensors), a run or an ONNX \
+                 file, found {found}"
+            ))
+        }
         _ => error.into(),
     })?;
     Ok(Given { name: shown.to_string(), saved, from: None })
@@ -67,6 +69,12 @@ fn load(path: &Path) -> Result<SavedModel, LoadError> {
         ));
     }
     Ok(saved)
+}
+
+/// Whether a file can't be read since it isn't there, rather than for want of permission or a broken disk.
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
 }
 
 /// Whether a folder has anything of a model in it.

@@ -14,6 +14,7 @@ use eas_transform::{TOLERANCE, law};
 use ndarray::{Array2, Array4, Axis};
 
 use super::{CODE, Form, ONNX, normalised};
+use crate::commands::bad_input;
 use crate::engine::ENGINE;
 use crate::onnx_runtime;
 
@@ -67,7 +68,8 @@ impl Yardstick {
     /// The model's own images, and some validation images.
     ///
     /// # Errors
-    /// A model that doesn't give the logits that it keeps of its own images; an engine's failure.
+    /// A model that doesn't give the logits that it keeps of its own images, which is bad input; an engine's
+    /// failure.
     pub(crate) fn of(saved: &SavedModel, validation: Option<&Split>) -> anyhow::Result<Self> {
         let SavedModel { model, metadata } = saved;
         let shape = model.input_shape();
@@ -104,7 +106,12 @@ impl Yardstick {
         if let Some(probe) = &metadata.probe {
             let found = logits.slice_axis(Axis(0), (..probe.images.dim().0).into());
             let kept = probe.logits.mapv(f64::from);
-            compare(&kept, &found.to_owned()).context("the model isn't what it says of itself")?;
+            compare(&kept, &found.to_owned()).map_err(|error| {
+                bad_input(format!(
+                    "the model isn't what it says of itself: on the images that it keeps, {error}; \
+                     --no-verify exports it as it is"
+                ))
+            })?;
         }
         let words = words.join(" and ");
         Ok(Yardstick { input: shape, pixels: Some(pixels), images, logits, words })
@@ -195,7 +202,7 @@ impl Yardstick {
         let mut child = match started {
             Ok(child) => child,
             Err(error) if named.is_some() => {
-                return Err(error).with_context(|| format!("can't start {shown}"));
+                return Err(bad_input(format!("{shown}: expected a Python with PyTorch: {error}")));
             }
             Err(_) => return Ok(Err(format!("no {shown}; --python names one"))),
         };
