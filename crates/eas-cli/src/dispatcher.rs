@@ -50,7 +50,7 @@ impl std::error::Error for Interrupted {}
 /// Has trials carried out.
 pub(crate) struct Dispatcher<'a> {
     run: &'a Run,
-    index: Option<&'a Index>,
+    index: Option<&'a Index<'a>>,
     /// Nobody where the run's decisions are only replayed.
     executor: Option<Box<dyn Executor>>,
     limits: Running,
@@ -86,7 +86,7 @@ impl<'a> Dispatcher<'a> {
     /// For a run, with trials on an executor, or replaying alone.
     pub(crate) fn new(
         run: &'a Run,
-        index: Option<&'a Index>,
+        index: Option<&'a Index<'a>>,
         mut executor: Option<Box<dyn Executor>>,
         limits: Running,
         bar: Bar,
@@ -125,7 +125,7 @@ impl<'a> Dispatcher<'a> {
         self.given_up = given_up;
     }
 
-    pub(crate) fn index(&self) -> Option<&'a Index> {
+    pub(crate) fn index(&self) -> Option<&'a Index<'a>> {
         self.index
     }
 

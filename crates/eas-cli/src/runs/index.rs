@@ -8,6 +8,7 @@
 //! A stranger's index is data: it is read without following links, and only where its schema is this
 //! one to the letter, without triggers or views.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -42,11 +43,35 @@ const SCHEMA: &str = "
     CREATE INDEX trial_by_model ON trial (model);
 ";
 
-/// The index of a run.
+/// The index of a run, as its coordinator keeps it.
 #[derive(Debug)]
-pub(crate) struct Index(Connection);
+pub(crate) struct Index<'a> {
+    run: &'a Run,
+    table: RefCell<Table>,
+}
 
-impl Index {
+impl Index<'_> {
+    /// Adds a result of a trial that it doesn't have. Where that fails, other than for want of room, the index is
+    /// made anew, beside whatever is wrong with this one: someone who stopped while reading it keeps it locked.
+    pub(crate) fn add(&self, result: &TrialResult) -> anyhow::Result<()> {
+        let added = self.table.borrow().add(result);
+        match added {
+            Err(error) if !crate::room::is_wanting(&error) => {
+                tracing::warn!("the index is made anew: {error:#}");
+                let table = self.run.rebuild_index(&mut |_, _| ())?;
+                self.table.replace(table);
+                Ok(())
+            }
+            added => added,
+        }
+    }
+}
+
+/// The index as a file.
+#[derive(Debug)]
+pub(crate) struct Table(Connection);
+
+impl Table {
     /// Opens the index to write to it, and makes it where there is none.
     fn open(path: &Path) -> anyhow::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -57,23 +82,23 @@ impl Index {
         if schema(&connection)?.is_empty() {
             connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
         }
-        Index(connection).checked(path)
+        Table(connection).checked(path)
     }
 
     /// Opens one to read it.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        Index(Connection::open_with_flags(path, flags)?).checked(path)
+        Table(Connection::open_with_flags(path, flags)?).checked(path)
     }
 
     fn memory() -> anyhow::Result<Self> {
         let connection = Connection::open_in_memory()?;
         connection.execute_batch(SCHEMA)?;
-        Ok(Index(connection))
+        Ok(Table(connection))
     }
 
     fn checked(self, path: &Path) -> anyhow::Result<Self> {
-        let expected = schema(&Index::memory()?.0)?;
+        let expected = schema(&Table::memory()?.0)?;
         let same = schema(&self.0)? == expected;
         anyhow::ensure!(same, "{}: another schema: another version wrote it", path.display());
         Ok(self)
@@ -117,8 +142,7 @@ impl Index {
         Ok(())
     }
 
-    /// Adds a result of a trial that it doesn't have.
-    pub(crate) fn add(&self, result: &TrialResult) -> anyhow::Result<()> {
+    fn add(&self, result: &TrialResult) -> anyhow::Result<()> {
         let mut select = self.0.prepare("SELECT 1 FROM trial WHERE trial = ?1")?;
         if select.exists([result.trial.0])? { Ok(()) } else { self.put(result) }
     }
@@ -191,21 +215,22 @@ impl Run {
     }
 
     /// The index, to be written to; one that is damaged, or of another version, is made anew.
-    pub(crate) fn index(&self) -> anyhow::Result<Index> {
+    pub(crate) fn index(&self) -> anyhow::Result<Index<'_>> {
         let path = self.index_path();
-        match Index::open(&path) {
+        let table = match Table::open(&path) {
             Err(error) if !crate::room::is_wanting(&error) => self
                 .rebuild_index(&mut |_, _| ())
                 .with_context(|| format!("{}: {error}; it can't be made anew", path.display())),
             opened => opened,
-        }
+        };
+        Ok(Index { run: self, table: RefCell::new(table?) })
     }
 
     /// Makes the index anew from the trials; tells how many of how many are in it.
     pub(crate) fn rebuild_index(
         &self,
         tell: &mut dyn FnMut(usize, usize),
-    ) -> anyhow::Result<Index> {
+    ) -> anyhow::Result<Table> {
         let path = self.index_path();
         for name in ["index.sqlite", "index.sqlite-journal", "index.sqlite-wal"] {
             match std::fs::remove_file(self.root.join(name)) {
@@ -215,9 +240,9 @@ impl Run {
                 _ => {}
             }
         }
-        let index = Index::open(&path)?;
-        index.fill(self, tell)?;
-        Ok(index)
+        let table = Table::open(&path)?;
+        table.fill(self, tell)?;
+        Ok(table)
     }
 
     /// Whether the index says what the trials do; nothing where there is none.
@@ -225,13 +250,13 @@ impl Run {
         if !self.index_path().exists() {
             return Ok(None);
         }
-        let expected = Index::memory()?;
+        let expected = Table::memory()?;
         expected.fill(self, &mut |_, _| ())?;
-        Ok(Some(Index::read(&self.index_path())?.rows()? == expected.rows()?))
+        Ok(Some(Table::read(&self.index_path())?.rows()? == expected.rows()?))
     }
 }
 
-impl Index {
+impl Table {
     fn fill(&self, run: &Run, tell: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
         let trials = run.begun()?;
         self.0.execute_batch("BEGIN")?;

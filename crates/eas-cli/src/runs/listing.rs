@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 use eas_controller::TrialId;
 
-use super::{Index, Run, TrialResult};
+use super::index::Table;
+use super::{Run, TrialResult};
 
 /// What a run has come to.
 #[derive(Debug)]
 pub(crate) struct Listing<'a> {
     run: &'a Run,
-    index: Option<Index>,
+    index: Option<Table>,
     indexed: BTreeSet<TrialId>,
     /// Of trials that the index doesn't have.
     others: Vec<TrialResult>,
@@ -27,7 +28,7 @@ impl Run {
     /// A folder or record that can't be read.
     pub(crate) fn listing(&self) -> anyhow::Result<Listing<'_>> {
         let path = self.index_path();
-        let index = Index::read(&path).and_then(|index| Ok((index.trials()?, index)));
+        let index = Table::read(&path).and_then(|index| Ok((index.trials()?, index)));
         let (indexed, index) =
             index.map_or((BTreeSet::new(), None), |(trials, index)| (trials, Some(index)));
         let mut listing =
@@ -69,13 +70,13 @@ impl Listing<'_> {
 
     /// How many came to no trained network.
     pub(crate) fn failed(&self) -> anyhow::Result<usize> {
-        let indexed = self.index.as_ref().map_or(Ok(0), Index::failed)?;
+        let indexed = self.index.as_ref().map_or(Ok(0), Table::failed)?;
         Ok(indexed + self.others.iter().filter(|result| !result.ending.has_model()).count())
     }
 
     /// The best by validation accuracy, of those that the search goes on from or hands over.
     pub(crate) fn best(&self) -> anyhow::Result<Option<TrialResult>> {
-        let indexed = self.index.as_ref().map_or(Ok(None), Index::best)?;
+        let indexed = self.index.as_ref().map_or(Ok(None), Table::best)?;
         let indexed = indexed.map(|trial| self.run.result(trial)).transpose()?;
         let candidates = self.others.iter().filter(|result| result.purpose.is_candidate());
         let measured = candidates.filter(|result| result.accuracy().is_some());
@@ -84,7 +85,7 @@ impl Listing<'_> {
 
     /// Every result, by trial.
     pub(crate) fn results(&self) -> anyhow::Result<Vec<TrialResult>> {
-        let mut results = self.index.as_ref().map_or(Ok(Vec::new()), Index::results)?;
+        let mut results = self.index.as_ref().map_or(Ok(Vec::new()), Table::results)?;
         results.extend(self.others.iter().cloned());
         results.sort_by_key(|result| result.trial);
         Ok(results)

@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// The exit code of a damaged run.
 const DAMAGED: i32 = 4;
 
-/// A start network that is trained on, a stage whose best are trained again and longer, one that grows
+/// A start network that is trained on, a stage that proposes a batch ahead and whose best are trained again and
+/// longer, one that grows
 /// the best anew in each batch, one that trains only the best of a batch to the end and a network anew each
 /// time, two finals, and a checkpoint after every step.
 const SPEC: &str = r#"
@@ -50,8 +51,9 @@ recipe = "quick"
 epochs = 2
 momentum = "carry"
 [[stage]]
-batches = 2
-networks = 3
+batches = 3
+networks = 2
+lag = 1
 actions = ["widen x1", "deepen x1"]
 promote = { candidates = 2, seeds = 2, epochs = 1 }
 [[stage]]
@@ -692,6 +694,20 @@ fn a_run_has_one_coordinator_and_any_number_of_watchers() {
     resume(&run, None);
     assert_eq!(status(&run)["state"], "finished");
     assert_undisturbed(&run, "a coordinator killed while its trial hung");
+}
+
+#[test]
+fn whoever_stops_while_reading_the_index_does_not_hold_up_a_search() {
+    let place = Place::new();
+    let run = place.path("run");
+    let mut coordinator = start(&mut place.search("run", &[]));
+    wait_until("a trial", || run.join("trials/0000/attempts/1").exists());
+    let reader = rusqlite::Connection::open(run.join("index.sqlite")).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM trial").unwrap();
+    assert!(coordinator.wait().unwrap().success());
+    assert_undisturbed(&run, "a locked index");
+    succeeds(&mut eas("verify", &run));
+    drop(reader);
 }
 
 #[test]
