@@ -101,9 +101,9 @@ fn models(seeds: &mut Seeds<'_>) -> anyhow::Result<()> {
     let network = fs::read(kept.join("network.toml"))?;
     let weights = fs::read(kept.join("weights.safetensors"))?;
     seeds.add("network", &network)?;
-    seeds.join("model", "n", &[network.clone()])?;
+    seeds.join("model", "n", std::slice::from_ref(&network))?;
     seeds.join("model", "w", &[parted(&weights)?])?;
-    seeds.join("model", "w=", &[weights.clone()])?;
+    seeds.join("model", "w=", std::slice::from_ref(&weights))?;
     seeds.join("model", "b", &[network, parted(&weights)?])?;
     seeds.add("checkpoint", &parted(&checkpoint(&weights)?)?)?;
     seeds.join("checkpoint", "=", &[checkpoint(&weights)?])?;
@@ -198,7 +198,7 @@ fn mat(images: &[&[u8]]) -> Vec<u8> {
         file.extend(words(&[14, array.len() as u32]));
         file.extend(array);
         let head = words(&[6, 8, 9, 0, 5, 8, 1, 1, 1 | 1 << 16, b'y'.into()]);
-        let array = [&head[..], &words(&[2, 8, 3, 0])].concat();
+        let array = [&head[..], &words(&[2, 1, 3, 0])].concat();
         file.extend(words(&[14, array.len() as u32]));
         file.extend(array);
     }
@@ -243,6 +243,6 @@ fn archive(seeds: &mut Seeds<'_>) -> anyhow::Result<()> {
         archive.append_data(&mut header, name, bytes)?;
     }
     let archive = archive.into_inner()?;
-    seeds.join("archive", " ", &[archive.clone()])?;
+    seeds.join("archive", " ", std::slice::from_ref(&archive))?;
     seeds.join("archive", "=", &[eas_fuzz::gz(&archive)])
 }
