@@ -1,5 +1,5 @@
 #![no_main]
-//! Images and logits beside an ONNX file, and data of it in another file.
+//! Images and logits beside an ONNX file.
 
 use eas_fuzz::{files, folder, model, write};
 use eas_ir::Reference;
