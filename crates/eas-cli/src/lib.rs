@@ -25,6 +25,9 @@ mod export;
 mod failpoint;
 mod fetch;
 mod forecast;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lineage;
 mod onnx_runtime;
 mod picture;

@@ -82,7 +82,7 @@ impl Workshop<'_> {
         attempt.beat(&work.beat)?;
         let (parent, network) = self.parent(record)?;
         let attempts = self.run.attempts(record.trial);
-        let ready = match self.run.newest_checkpoint(&attempts, &network) {
+        let ready = match Attempt::newest_checkpoint(&attempts, &network) {
             Some(checkpoint) => Ok(checkpoint),
             None => self.build(&work, parent.as_ref(), &network)?,
         };

@@ -15,6 +15,8 @@ use anyhow::{Context, ensure};
 
 pub(crate) use download::Patience;
 pub(crate) use published::{DATA_SETS, DataFiles, Published};
+#[cfg(feature = "fuzzing")]
+pub(crate) use unpack::unpack;
 
 use crate::print::Bar;
 

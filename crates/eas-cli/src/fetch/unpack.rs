@@ -19,7 +19,7 @@ const MOST_ENTRIES: usize = 1000;
 /// # Errors
 /// An entry that isn't a file or folder, or whose path leads elsewhere; more bytes than the files have;
 /// a file that is missing or of another size; a folder that is there already.
-pub(super) fn unpack(archive: &Path, expected: &[(&str, u64)], to: &Path) -> anyhow::Result<()> {
+pub(crate) fn unpack(archive: &Path, expected: &[(&str, u64)], to: &Path) -> anyhow::Result<()> {
     let shown = archive.display();
     let beside = tempfile::Builder::new().prefix(".eas-unpacked-").tempdir_in(to);
     let beside = beside.with_context(|| format!("can't write to {}", to.display()))?;

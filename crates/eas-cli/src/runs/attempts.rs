@@ -11,7 +11,7 @@ use eas_transform::Certificate;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Run, check_plain, read_json, write, write_unsynced};
+use super::{check_plain, read_json, write, write_unsynced};
 use crate::failpoint::{failpoint, writing};
 
 /// Bytes of a log that an ending quotes.
@@ -80,7 +80,8 @@ pub(crate) struct Progress {
 }
 
 impl Attempt {
-    pub(super) fn at(folder: PathBuf, number: u32) -> Self {
+    /// An attempt in this folder.
+    pub(crate) fn at(folder: PathBuf, number: u32) -> Self {
         Attempt { number, folder }
     }
 
@@ -192,16 +193,10 @@ impl Attempt {
             };
         }
     }
-}
 
-impl Run {
     /// The newest checkpoint of any attempt at a trial of this network that is whole; damaged ones
     /// are passed over.
-    pub(crate) fn newest_checkpoint(
-        &self,
-        attempts: &[Attempt],
-        network: &Network,
-    ) -> Option<Checkpoint> {
+    pub(crate) fn newest_checkpoint(attempts: &[Attempt], network: &Network) -> Option<Checkpoint> {
         let mut found: Vec<_> = attempts.iter().flat_map(Attempt::checkpoints).collect();
         found.sort();
         found.iter().rev().find_map(|(_, path)| read_checkpoint(path, network).ok())

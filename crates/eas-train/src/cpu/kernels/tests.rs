@@ -1,5 +1,7 @@
 //! The products against plain loops, for every instruction set that this machine has.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use eas_ir::Rng;
 
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
@@ -24,14 +26,25 @@ fn numbers(count: usize, rng: &mut Rng) -> Vec<f32> {
     (0..count).map(|_| rng.normal() as f32).collect()
 }
 
+/// Rows of products; Miri is some thousand times slower, and gets fewer.
+const HEIGHTS: &[usize] = if cfg!(miri) { &[1, 5, 9] } else { &[1, 2, 3, 5, 7, 8, 9, 17] };
+
+/// Widths of products; for Miri those at which vectors end.
+fn widths() -> Vec<usize> {
+    match cfg!(miri) {
+        true => vec![1, 7, 8, 9, 16, 17, 24],
+        false => (1..=24).chain([31, 32, 33, 47, 48]).collect(),
+    }
+}
+
 /// Every shape of a product: its width, its rows, and the seed of what is in it.
 fn for_shapes(mut check: impl FnMut(Isa, usize, usize, &mut Rng)) {
     for isa in instruction_sets() {
-        for width in (1usize..=24).chain([31, 32, 33, 47, 48]) {
+        for width in widths() {
             if width.div_ceil(isa.lanes(width)) > super::WIDEST {
                 continue;
             }
-            for rows in [1, 2, 3, 5, 7, 8, 9, 17] {
+            for rows in HEIGHTS.iter().copied() {
                 let mut rng = Rng::new((width * 100 + rows) as u64);
                 check(isa, width, rows, &mut rng);
             }
@@ -142,6 +155,54 @@ fn a_window_beyond_the_image_is_refused() {
         width: 8,
         accumulate: false,
     });
+}
+
+#[test]
+fn vectors_of_another_width_than_the_instructions_are_refused() {
+    let refused = |product: &dyn Fn(Factors)| {
+        for factors in [Factors::Single, Factors::Pairs] {
+            let panic = catch_unwind(AssertUnwindSafe(|| product(factors))).unwrap_err();
+            let said = panic.downcast_ref::<String>().unwrap();
+            assert!(
+                said.starts_with("expected vectors of 8 numbers, found "),
+                "{factors:?}: {said}"
+            );
+        }
+    };
+    // Wider ones would be more than a vector holds, narrower ones less than it reads.
+    for (lanes, width) in [(16, 16), (4, 4)] {
+        refused(&|factors| {
+            Isa::Portable.rows(Rows {
+                factors,
+                a: &[0.5; 1],
+                places: &[0],
+                runs: &[Run { start: 0, length: 1 }],
+                b: &vec![0.5; lanes],
+                lanes,
+                vectors: 1,
+                c: &mut vec![0.0; width],
+                c_stride: width,
+                width,
+                accumulate: true,
+            });
+        });
+        refused(&|factors| {
+            Isa::Portable.columns(Columns {
+                factors,
+                a: &[0.5; 1],
+                places: &[0],
+                start: 0,
+                rows: 1,
+                b: &vec![0.5; width],
+                b_stride: width,
+                lanes,
+                vectors: 1,
+                c: &mut vec![0.0; width],
+                c_stride: width,
+                width,
+            });
+        });
+    }
 }
 
 #[test]

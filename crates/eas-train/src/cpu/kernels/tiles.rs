@@ -32,8 +32,12 @@ const fn tallest<L: Lanes>(vectors: usize) -> usize {
 
 /// # Safety
 /// The instruction set of `L`, and a job whose bounds were checked.
+///
+/// # Panics
+/// Where the bounds were checked for vectors of another width.
 #[inline(always)]
 pub(super) unsafe fn rows<L: Lanes>(job: &mut Rows<'_>) {
+    assert!(job.lanes == L::COUNT, "expected vectors of {} numbers, found {}", L::COUNT, job.lanes);
     // SAFETY: the caller's promise.
     unsafe {
         match job.vectors {
@@ -88,8 +92,12 @@ unsafe fn rows_tile<L: Lanes, const P: usize, const V: usize>(job: &mut Rows<'_>
 
 /// # Safety
 /// The instruction set of `L`, and a job whose bounds were checked.
+///
+/// # Panics
+/// Where the bounds were checked for vectors of another width.
 #[inline(always)]
 pub(super) unsafe fn columns<L: Lanes>(job: &mut Columns<'_>) {
+    assert!(job.lanes == L::COUNT, "expected vectors of {} numbers, found {}", L::COUNT, job.lanes);
     // SAFETY: the caller's promise.
     unsafe {
         match job.vectors {
