@@ -258,7 +258,10 @@ fn what_cannot_be_exported_or_found_is_told() {
     folder.write("mine/notes.txt", "keep");
     folder.write("empty/notes.txt", "no model");
     folder.write("network.toml", folder.read("run/best/network.toml"));
-    let cases: [&[&str]; 13] = [
+    let earlier = ["export", "run", "--format", "safetensors", "--out", "earlier"];
+    folder.eas(earlier).exits(0);
+    let cases: [&[&str]; 14] = [
+        &["export", "earlier", "--format", "onnx", "--out", "earlier"],
         &["export", "run", "--out", "mine"],
         &["export", "run", "--out", "network.toml"],
         &["export", "run", "--out", "out", "--trial", "99"],
@@ -281,6 +284,7 @@ fn what_cannot_be_exported_or_found_is_told() {
         golden += &format!("$ eas {}\n{}\n", case.join(" "), done.stderr);
     }
     assert_eq!(files(&folder.path("mine")), ["notes.txt"]);
+    assert!(folder.path("earlier/weights.safetensors").exists());
     insta::assert_snapshot!(golden);
 }
 
@@ -296,6 +300,24 @@ fn a_model_that_is_not_what_it_says_of_itself_is_not_exported() {
     assert!(!folder.path("out").exists());
     insta::assert_snapshot!(told);
     folder.eas(export.into_iter().chain(["--no-verify"])).exits(0);
+}
+
+#[test]
+fn an_export_takes_the_place_of_an_earlier_one_and_of_nothing_else() {
+    let folder = Folder::new();
+    model_of("convnet", "", 8).save(&folder.path("model")).unwrap();
+    folder.write(".out.new/diary.txt", "keep");
+    folder.write(".out.old/diary.txt", "keep");
+    let export = |form| {
+        folder.eas(["export", "model", "--format", form, "--out", "out", "--no-verify"]).exits(0);
+        files(&folder.path("out"))
+    };
+    let card = ["README.md", "export.json"];
+    let weights = ["network.toml", "weights.safetensors"];
+    assert_eq!(export("safetensors"), [card, weights].concat());
+    assert_eq!(export("onnx"), [&card[..], &["model.onnx"]].concat());
+    assert_eq!(files(&folder.path("")), [".out.new", ".out.old", "model", "out"]);
+    assert_eq!(folder.read(".out.new/diary.txt") + &folder.read(".out.old/diary.txt"), "keepkeep");
 }
 
 #[test]

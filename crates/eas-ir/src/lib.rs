@@ -26,7 +26,7 @@ mod weights;
 pub use cost::{Cost, cost, node_cost};
 pub use fingerprint::Fingerprint;
 pub use fold::fold_batch_norms;
-pub use forward::{Forward, Gradients, Images, Mode, Moments};
+pub use forward::{Forward, Gradients, Images, Mode, Moments, deviation_of_logits};
 pub use model::{Model, ModelError};
 pub use network::{Label, Network, Node, NodeId, ParseIdError};
 pub use op::{BATCH_NORM_EPSILON, Op};

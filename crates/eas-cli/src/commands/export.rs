@@ -30,6 +30,12 @@ pub(super) fn run(args: &args::Export) -> anyhow::Result<u8> {
             given.name
         )));
     }
+    if lies_in(&args.model.path, &args.out) {
+        let out = args.out.display();
+        return Err(bad_input(format!(
+            "{out}: the model lies in it, and an export takes the place of its folder; expected another name"
+        )));
+    }
     let aside = Aside::begin(&args.out).map_err(bad_input)?;
     let (plan, data) = known_of(&given);
     let checks = (!args.no_verify).then(|| Checks {
@@ -59,6 +65,12 @@ pub(super) fn run(args: &args::Export) -> anyhow::Result<u8> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether a path is a folder, or leads into it, by whatever name.
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(folder).is_some_and(|folder| real(path).is_some_and(|path| path.starts_with(folder)))
 }
 
 /// Writes every form that was asked for, and runs it.

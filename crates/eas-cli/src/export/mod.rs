@@ -18,6 +18,7 @@ use eas_ir::{Images, Normalisation, SavedModel, Shape};
 use eas_train::{Labelled, Split, normalise};
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 pub(crate) use card::{Counts, Story};
 use pytorch::PyTorch;
@@ -95,11 +96,13 @@ pub(crate) struct Written {
     pub(crate) not_verified: Option<String>,
 }
 
-/// A folder that is being written, under another name; what isn't finished is taken away.
+/// A folder that is being written, in a hidden one beside the place that it is for; what isn't finished is taken
+/// away.
 #[derive(Debug)]
 pub(crate) struct Aside {
     out: PathBuf,
     folder: PathBuf,
+    hidden: TempDir,
 }
 
 impl Aside {
@@ -110,15 +113,21 @@ impl Aside {
     pub(crate) fn begin(out: &Path) -> anyhow::Result<Self> {
         check_replaceable(out)?;
         let name = out.file_name().with_context(|| format!("{}: not a name", out.display()))?;
-        let folder = out.with_file_name(format!(".{}.new", name.to_string_lossy()));
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        }
-        fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
-        Ok(Aside { out: out.to_owned(), folder })
+        let parent = match out.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let begin = || -> std::io::Result<_> {
+            fs::create_dir_all(parent)?;
+            let hidden = tempfile::Builder::new().prefix(".export-").tempdir_in(parent)?;
+            let folder = hidden.path().join(name);
+            fs::create_dir(&folder)?;
+            Ok(Aside { out: out.to_owned(), folder, hidden })
+        };
+        begin().with_context(|| format!("can't make {}", out.display()))
     }
 
-    /// The folder under the name that it has now.
+    /// The folder where it is now.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -133,38 +142,26 @@ impl Aside {
         write().with_context(|| format!("can't write {}", path.display()))
     }
 
-    /// Gives the folder its name, in place of an earlier export.
+    /// Gives the folder its place, that of an earlier export.
     pub(crate) fn finish(self) -> anyhow::Result<()> {
-        let name = self.out.file_name().unwrap_or_default().to_string_lossy();
-        let old = self.out.with_file_name(format!(".{name}.old"));
         let finish = || -> std::io::Result<()> {
-            if old.exists() {
-                fs::remove_dir_all(&old)?;
-            }
             if self.out.exists() {
-                fs::rename(&self.out, &old)?;
+                fs::rename(&self.out, self.hidden.path().join(".earlier"))?;
             }
-            fs::rename(&self.folder, &self.out)?;
-            if old.exists() { fs::remove_dir_all(&old) } else { Ok(()) }
+            fs::rename(&self.folder, &self.out)
         };
         finish().with_context(|| format!("can't write {}", self.out.display()))
     }
 }
 
-impl Drop for Aside {
-    fn drop(&mut self) {
-        // Where it was finished there is nothing left; where it wasn't, that error matters more.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
 /// Refuses to replace, and so to delete, anything but an empty folder and what an export wrote.
 fn check_replaceable(out: &Path) -> anyhow::Result<()> {
-    if !out.exists() {
-        return Ok(());
-    }
     let shown = out.display();
     let expected = "expected the name of a new folder, of an empty one or of an earlier export";
+    if !out.exists() {
+        ensure!(!out.is_symlink(), "{shown}: {expected}, found a link to nothing");
+        return Ok(());
+    }
     ensure!(out.is_dir(), "{shown}: {expected}, found a file");
     let names: Vec<std::ffi::OsString> = fs::read_dir(out)
         .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use eas_ir::onnx;
-use eas_ir::{Forward, Images, Mode, Rng, SavedModel, Shape};
+use eas_ir::{Forward, Images, Mode, Rng, SavedModel, Shape, deviation_of_logits};
 use eas_train::Split;
 use eas_transform::{TOLERANCE, law};
 use ndarray::{Array2, Array4, Axis};
@@ -20,8 +20,6 @@ use crate::onnx_runtime;
 
 /// Images of noise that a model is run on that keeps none.
 const NOISE_IMAGES: usize = 32;
-/// Logits that vary less than this, relative to their size, are held to their size instead.
-const FLAT: f64 = 1e-2;
 /// Exit code of the script where there is no PyTorch.
 const NO_TORCH: i32 = 77;
 /// Runs `model.py` of the folder it is started in on images from its input. The arguments are the shape and
@@ -197,7 +195,8 @@ impl Yardstick {
         };
         let mut command = Command::new(&program);
         command.args(["-B", "-c", RUN_CODE, kind]).args(shape.iter().map(usize::to_string));
-        command.current_dir(folder).stdin(Stdio::piped());
+        // Without the variable, Python finds modules of the folder that it is started in.
+        command.env_remove("PYTHONSAFEPATH").current_dir(folder).stdin(Stdio::piped());
         let started = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = match started {
             Ok(child) => child,
@@ -246,8 +245,7 @@ fn last_lines(told: &str) -> String {
     lines[lines.len().saturating_sub(3)..].join(" / ")
 }
 
-/// The largest difference of a logit, in deviations of the expected logits: of each class over the images,
-/// root mean square over classes.
+/// The largest difference of a logit, in deviations of the expected logits.
 ///
 /// # Errors
 /// A difference above [`TOLERANCE`], or another class predicted where the logits of both don't tie within
@@ -255,10 +253,7 @@ fn last_lines(told: &str) -> String {
 pub(super) fn compare(expected: &Array2<f64>, found: &Array2<f64>) -> anyhow::Result<f64> {
     let shapes = (expected.dim(), found.dim());
     ensure!(shapes.0 == shapes.1, "expected logits of shape {:?}, found {:?}", shapes.0, shapes.1);
-    let size = expected.fold(0.0f64, |size, logit| size.max(logit.abs()));
-    let variance = expected.var_axis(Axis(0), 0.0);
-    let deviation = variance.mean().unwrap_or(0.0).sqrt().max(FLAT * size);
-    let scale = if deviation > 0.0 { deviation } else { 1.0 };
+    let scale = deviation_of_logits(expected);
     let mut gap = 0.0f64;
     for (image, (expected, found)) in expected.rows().into_iter().zip(found.rows()).enumerate() {
         for (class, (expected, found)) in expected.iter().zip(found).enumerate() {

@@ -8,7 +8,7 @@ use ndarray::{Array2, Array4};
 use super::affine::Affine;
 use super::messages::{Tensor as FileTensor, decode_tensor};
 use super::tensors::{External, Numbers, few, numbers};
-use crate::forward::{Forward, Images, Mode};
+use crate::forward::{Forward, Images, Mode, deviation_of_logits};
 use crate::model::Model;
 use crate::saved::read_bounded;
 use crate::weights::Tensor;
@@ -58,7 +58,7 @@ pub(super) fn compare(
             return Err(wrong("expected finite logits".to_owned()));
         }
         let largest = (&found - &expected).mapv(f64::abs).fold(0.0f64, |a, b| a.max(*b));
-        let gap = largest / expected.std(0.0).max(f64::MIN_POSITIVE);
+        let gap = largest / deviation_of_logits(&expected);
         if gap > TOLERANCE {
             return Err(wrong(format!(
                 "the model gives other logits than these: by {gap:.1e} deviations of them, expected at \

@@ -12,6 +12,9 @@ use super::messages::{EXTERNAL, FLOAT, INT64, Tensor as FileTensor};
 use super::quoted;
 use crate::weights::Tensor;
 
+/// The most bytes that are taken from files beside a model: a sparse file takes no room on a disk.
+const MOST_EXTERNAL: u64 = 4 << 30;
+
 /// Whoever reads the files beside a model; a reader of bytes alone has none.
 #[derive(Debug, Default)]
 pub(super) struct External {
@@ -67,6 +70,12 @@ impl External {
         }
         let size = metadata.len();
         let end = offset.checked_add(expected).filter(|end| *end <= size);
+        let all = self.taken.values().fold(expected, |all, taken| all.saturating_add(*taken));
+        if all > MOST_EXTERNAL {
+            return Err(format!(
+                "external data {name}: expected at most {MOST_EXTERNAL} bytes in all, found {all}"
+            ));
+        }
         let taken = self.taken.entry(real.clone()).or_default();
         *taken = taken.saturating_add(expected);
         if end.is_none() || *taken > size {

@@ -3,7 +3,10 @@ def picture(path):
     from PIL import Image, ImageOps
 
     channels, height, width = SHAPE
-    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if channels == 1 else "RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):  # 16 bits of grey
+        image = image.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
+    image = image.convert("L" if channels == 1 else "RGB")
     if FIT == "crop":
         image = ImageOps.fit(image, (width, height), Image.BILINEAR)
     else:
