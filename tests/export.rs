@@ -71,7 +71,9 @@ fn the_best_of_a_run_is_exported_to_every_form_with_its_story() {
         // What is found on a machine is not what a golden text is about.
         arguments.extend(["--format", "safetensors", "--format", "onnx"]);
     }
-    let done = folder.eas(arguments.iter().copied()).exits(0);
+    // A Python that doesn't look for modules where it is started finds the exported one, too.
+    let mut export = folder.command(arguments.iter().copied());
+    let done = Done::from(export.env("PYTHONSAFEPATH", "1").output().unwrap()).exits(0);
     let mut expected = vec!["README.md", "export.json", "model.onnx"];
     expected.extend(has_torch.then_some(["model.py", "model.safetensors"]).into_iter().flatten());
     expected.extend(["network.toml", "weights.safetensors"]);
@@ -344,6 +346,10 @@ fn a_run_or_a_trial_stands_for_its_model_wherever_one_is_taken() {
     assert!(latency("latency") > 0.0 && latency("latency") <= latency("latency_95"), "{measured}");
     let shown = folder.eas(["show", "run", "start"]).exits(0).stdout;
     assert_eq!(shown, folder.eas(["show", "run", "0"]).exits(0).stdout);
+    std::fs::rename(folder.path("run"), folder.path("my run")).unwrap();
+    folder.eas(["export", "my run", "--format", "safetensors", "--out", "out"]).exits(0);
+    let card = folder.read("out/README.md");
+    assert!(card.contains("    eas search 'my run/plan.toml' --run again\n"), "{card}");
 }
 
 #[test]

@@ -17,6 +17,17 @@ use ndarray::{Array2, Array4};
 /// Between two files of one input.
 pub const SEPARATOR: &[u8] = b"\n%%\n";
 
+/// The files of a run that the target of that name has in an input, the index last.
+pub const RUN_FILES: [&str; 7] = [
+    "trials/0000/trial.json",
+    "trials/0000/result.json",
+    "trials/0001/trial.json",
+    "trials/0001/result.json",
+    "events.jsonl",
+    "report.json",
+    "index.sqlite",
+];
+
 /// A folder of this process, in the system's folder of temporary files: `fuzz/run` has that in memory,
 /// and removes it.
 pub fn folder() -> &'static Path {

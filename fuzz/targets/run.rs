@@ -4,18 +4,8 @@
 use std::ffi::OsString;
 use std::fs;
 
-use eas_fuzz::{files, folder, write};
+use eas_fuzz::{RUN_FILES, files, folder, write};
 use libfuzzer_sys::fuzz_target;
-
-const FILES: [&str; 7] = [
-    "trials/0000/trial.json",
-    "trials/0000/result.json",
-    "trials/0001/trial.json",
-    "trials/0001/result.json",
-    "events.jsonl",
-    "report.json",
-    "index.sqlite",
-];
 
 fn eas(arguments: &[&str]) {
     let run = OsString::from(folder().join("run"));
@@ -31,8 +21,8 @@ fuzz_target!(
         write("run/plan.toml", include_bytes!("../../tests/tiny.toml"));
     },
     |bytes: &[u8]| {
-        let parts: [&[u8]; FILES.len()] = files(bytes);
-        for (name, bytes) in FILES.iter().zip(parts) {
+        let parts: [&[u8]; RUN_FILES.len()] = files(bytes);
+        for (name, bytes) in RUN_FILES.iter().zip(parts) {
             let path = write(&format!("run/{name}"), bytes);
             if bytes.is_empty() {
                 fs::remove_file(path).expect("a file that was written");

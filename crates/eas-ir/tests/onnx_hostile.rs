@@ -153,6 +153,28 @@ fn asking_for_the_images_shape_is_not_reading_them() {
 }
 
 #[test]
+fn images_are_bytes_where_only_bytes_have_such_a_mean_or_deviation() {
+    // What the graph multiplies by and then adds, and the normalisation of pixels from 0 to 1.
+    for (scale, shift, mean, deviation) in [
+        (4.0, -2.0, 0.5, 0.25),
+        (1.0 / 255.0, 0.0, 0.0, 1.0),
+        (1.0 / 127.5, -1.0, 0.5, 0.5),
+        (1.0 / 51.0, 0.0, 0.0, 0.2),
+        (1.0, -51.0, 0.2, 1.0 / 255.0),
+    ] {
+        let mut file = File::good();
+        file.initializers.push(tensor("scale", &[], &[scale]));
+        file.initializers.push(tensor("shift", &[], &[shift]));
+        file.nodes[0] = node("first", "Conv", &["w", "kernel"], "a", &[]);
+        file.nodes.insert(0, node("multiply", "Mul", &["x", "scale"], "v", &[]));
+        file.nodes.insert(1, node("add", "Add", &["v", "shift"], "w", &[]));
+        let found = load(&file.bytes()).unwrap().metadata.normalisation.unwrap();
+        let near = |found: f32, expected: f32| (found - expected).abs() < 1e-6;
+        assert!(near(found.mean[0], mean) && near(found.deviation[0], deviation), "{found:?}");
+    }
+}
+
+#[test]
 fn whatever_is_not_supported_is_listed_at_once() {
     let mut file = File::good();
     file.nodes = vec![
@@ -333,6 +355,14 @@ fn external_data_are_read_from_the_models_folder_alone() {
         assert!(error.contains(expected), "expected `{expected}`, found `{error}`");
         assert!(error.contains("initializer `kernel`"), "{error}");
     }
+    // A file of holes takes no room.
+    fs::File::create(folder.join("holes")).unwrap().set_len(5 << 30).unwrap();
+    let error = load(vec![external("kernel", &[5 << 28, 1, 1, 1], &[("location", "holes")])]);
+    let error = error.unwrap_err();
+    assert!(
+        error.contains("expected at most 4294967296 bytes in all, found 5368709120"),
+        "{error}"
+    );
     // The same bytes for two tensors would make a large file of a small one.
     let twice =
         ["kernel", "more"].map(|name| external(name, &[2, 1, 3, 3], &[("location", "data")]));

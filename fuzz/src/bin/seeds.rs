@@ -212,14 +212,7 @@ fn run(seeds: &mut Seeds<'_>) -> anyhow::Result<()> {
         ["eas".into(), "search".into(), spec.into(), "--run".into(), place.clone().into()];
     ensure!(eas_cli::fuzzing::command(arguments) == 0, "expected a search that ends well");
     let of = |name: &str| fs::read(place.join(name)).with_context(|| name.to_owned());
-    let names = [
-        "trials/0000/trial.json",
-        "trials/0000/result.json",
-        "trials/0001/trial.json",
-        "trials/0001/result.json",
-        "events.jsonl",
-        "report.json",
-    ];
+    let [names @ .., index] = eas_fuzz::RUN_FILES;
     let mut files: Vec<_> = names.iter().map(|name| of(name)).collect::<Result<_, _>>()?;
     for bytes in files.iter().filter(|bytes| !bytes.is_empty()) {
         seeds.add("records", bytes)?;
@@ -230,7 +223,7 @@ fn run(seeds: &mut Seeds<'_>) -> anyhow::Result<()> {
     )?;
     seeds.add("spec", &of("plan.toml")?)?;
     seeds.join("run", "", &files)?;
-    files.push(of("index.sqlite")?);
+    files.push(of(index)?);
     seeds.join("run", "", &files)
 }
 

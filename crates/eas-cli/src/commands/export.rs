@@ -171,8 +171,11 @@ fn show(args: &args::Export, manifest: &Manifest) {
         rows.push(row.to_vec());
     }
     let mut text = print::table(&rows);
-    if let Some(words) = &manifest.images {
-        text += &format!("\n\nRun on {words}: the same network, to 1e-4 deviations of the logits.");
+    let ran = manifest.forms.iter().any(|written| written.gap.is_some());
+    if let Some(words) = manifest.images.as_ref().filter(|_| ran) {
+        text += &format!(
+            "\n\nWhat was run on {words} is the same network, to 1e-4 deviations of the logits."
+        );
     }
     text += &format!("\nWrote {}, with a model card, README.md", args.out.display());
     print::result(&text);

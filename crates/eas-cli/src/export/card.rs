@@ -250,9 +250,10 @@ fn origin(run: &RunStory) -> String {
 }
 
 fn repetition(run: &RunStory) -> String {
-    let folder = legible(&run.folder);
+    let plan = legible(&format!("{}/plan.toml", run.folder));
+    let plan = shlex::try_quote(&plan).unwrap_or_else(|_| plan.as_str().into());
     format!(
-        "## To repeat it\n\n    eas search {folder}/plan.toml --run again\n    eas export again --trial {} \
+        "## To repeat it\n\n    eas search {plan} --run again\n    eas export again --trial {} \
          --out exported\n\nThe plan holds every default as it was. With one build on one kind of processor \
          the result is the same to the last bit.",
         run.result.trial

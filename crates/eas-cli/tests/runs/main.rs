@@ -20,10 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// The exit code of a damaged run.
 const DAMAGED: i32 = 4;
 
-/// A start network that is trained on, a stage that proposes a batch ahead and whose best are trained again and
-/// longer, one that grows
-/// the best anew in each batch, one that trains only the best of a batch to the end and a network anew each
-/// time, two finals, and a checkpoint after every step.
+/// A start network that is trained on, a stage that proposes a batch ahead and whose best are trained
+/// again and longer, one that grows the best anew in each batch, one that trains only the best of a batch
+/// to the end and a network anew each time, two finals, and a checkpoint after every step.
 const SPEC: &str = r#"
 schema = 1
 name = "tiny"

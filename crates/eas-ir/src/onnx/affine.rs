@@ -14,14 +14,12 @@ use crate::weights::Tensor;
 pub(super) struct Affine {
     scale: Vec<f64>,
     shift: Vec<f64>,
-    /// Whether a division by 255 is among them, so that x is known to be a pixel from 0 to 255.
-    divided: bool,
 }
 
 impl Affine {
     /// Images as they are.
     pub(super) fn identity() -> Self {
-        Affine { scale: vec![1.0], shift: vec![0.0], divided: false }
+        Affine { scale: vec![1.0], shift: vec![0.0] }
     }
 
     /// Followed by an operation with a number for each channel, or one for all; `first` where the constant is the
@@ -33,18 +31,11 @@ impl Affine {
         first: bool,
     ) -> Result<Self, String> {
         let mut next = self.clone();
-        let by_255 = |value: &f64| (value * 255.0 - 1.0).abs() < 1e-6;
         match (op_type, first) {
             ("Add", _) => next.add(constant, 1.0),
             ("Sub", false) => next.add(constant, -1.0),
-            ("Mul", _) => {
-                next.multiply(constant, |value| value);
-                next.divided |= constant.iter().all(by_255);
-            }
-            ("Div", false) => {
-                next.multiply(constant, |value| 1.0 / value);
-                next.divided |= constant.iter().all(|value| *value == 255.0);
-            }
+            ("Mul", _) => next.multiply(constant, |value| value),
+            ("Div", false) => next.multiply(constant, |value| 1.0 / value),
             _ => return Err(format!("{op_type} of a constant and the images is no normalisation")),
         }
         Ok(next)
@@ -86,8 +77,8 @@ impl Affine {
     }
 
     /// The same as means and deviations of pixels from 0 to 1; nothing where images are left as they
-    /// are. The images of a graph are taken for pixels from 0 to 255 where it divides them by 255, or
-    /// subtracts a mean above 1, and from 0 to 1 otherwise.
+    /// are. The images of a graph are taken for pixels from 0 to 255 where it subtracts a mean or divides
+    /// by a deviation above 1, which those from 0 to 1 can't have, and from 0 to 1 otherwise.
     pub(super) fn normalisation(&self, channels: usize) -> Result<Option<Normalisation>, String> {
         let mut all = self.clone();
         all.widen(channels);
@@ -95,7 +86,7 @@ impl Affine {
             return Ok(None);
         }
         let parts = || all.scale.iter().zip(&all.shift);
-        let is_bytes = self.divided || parts().any(|(scale, shift)| -shift / scale > 1.0);
+        let is_bytes = parts().any(|(scale, shift)| -shift / scale > 1.0 || 1.0 / scale > 1.0);
         let largest = if is_bytes { 255.0 } else { 1.0 };
         let mean = parts().map(|(scale, shift)| (0.0 - shift / (scale * largest)) as f32).collect();
         let deviation: Vec<f32> =
