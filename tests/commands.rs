@@ -382,13 +382,22 @@ fn shells_complete_every_command() {
     }
 }
 
+/// An IDX file of images of these sides.
+fn idx_images(height: u8, width: u8, pixels: &[u8]) -> Vec<u8> {
+    let count = (pixels.len() / usize::from(height) / usize::from(width)) as u8;
+    [&[0, 0, 8, 3, 0, 0, 0, count, 0, 0, 0, height, 0, 0, 0, width], pixels].concat()
+}
+
+/// An IDX file of labels.
+fn idx_labels(labels: &[u8]) -> Vec<u8> {
+    [&[0, 0, 8, 1, 0, 0, 0, labels.len() as u8], labels].concat()
+}
+
 #[test]
 fn an_inspected_data_set_is_counted_and_drawn_and_images_in_two_parts_are_told() {
     let folder = Folder::new();
-    let images = |pixels: &[u8]| {
-        [&[0, 0, 8, 3, 0, 0, 0, pixels.len() as u8 / 2, 0, 0, 0, 1, 0, 0, 0, 2], pixels].concat()
-    };
-    let labels = |labels: &[u8]| [&[0, 0, 8, 1, 0, 0, 0, labels.len() as u8], labels].concat();
+    let images = |pixels: &[u8]| idx_images(1, 2, pixels);
+    let labels = idx_labels;
     folder.write("data/train-images-idx3-ubyte", images(&[0, 255, 0, 0, 255, 255]));
     folder.write("data/train-labels-idx1-ubyte", labels(&[1, 0, 1]));
     folder.write("data/t10k-images-idx3-ubyte", images(&[255, 255, 9, 9]));
@@ -399,11 +408,52 @@ fn an_inspected_data_set_is_counted_and_drawn_and_images_in_two_parts_are_told()
     assert_eq!(found["parts"][0]["mean"], serde_json::json!([0.5]), "{found}");
     assert_eq!(found["shared"], 1, "{found}");
     assert!(std::fs::read(folder.path("sheet.png")).unwrap().starts_with(b"\x89PNG"));
-    let told = folder.eas(["data", "inspect", "idx=data"]).exits(0).stdout;
+    // A path is enough.
+    let told = folder.eas(["data", "inspect", "data"]).exits(0).stdout;
+    assert!(told.starts_with("idx: images of 1x1x2, 2 classes\n"), "{told}");
     assert!(told.contains("warning: 1 test images stand among the training images"), "{told}");
     folder.write("data/train-labels-idx1-ubyte", labels(&[1, 0]));
     let refused = folder.eas(arguments).exits(2).stderr;
     assert!(refused.contains("expected 3 labels, as many as images, found 2"), "{refused}");
+}
+
+#[test]
+fn what_is_wrong_with_test_images_is_told() {
+    let folder = Folder::new();
+    // Rows of one value each, darker ones and lighter ones.
+    let pixels = |values: std::ops::Range<u8>| -> Vec<u8> {
+        values.flat_map(|value| [if value % 2 == 0 { value } else { 255 - value }; 64]).collect()
+    };
+    let classes = |count| (0..count).map(|image: u8| image % 2).collect::<Vec<u8>>();
+    folder.write("data/train-images-idx3-ubyte", idx_images(8, 8, &pixels(0..80)));
+    folder.write("data/train-labels-idx1-ubyte", idx_labels(&classes(80)));
+    let (before, after) = TINY.split_once("[data.synthetic]").unwrap();
+    let after = &after[after.find("\n\n").unwrap()..];
+    let spec = format!("{before}[data.idx]\npath = \"data\"\nvalidation = 16{after}");
+    folder.write("spec.toml", spec);
+    let search = ["search", "spec.toml", "--run", "run"];
+
+    // None at all: nothing is trained for a report that can't be made.
+    let refused = folder.eas(search).exits(2).stderr;
+    assert!(refused.contains("data.idx: expected images to test on too, found none"), "{refused}");
+    assert!(!folder.path("run").exists());
+    let told = folder.eas(["data", "inspect", "data"]).exits(0);
+    assert!(told.stderr.contains("note: no images to test on"), "{told:?}");
+
+    // Damaged ones are no missing ones.
+    let test = idx_images(8, 8, &pixels(75..95));
+    folder.write("data/t10k-images-idx3-ubyte", &test[..100]);
+    folder.write("data/t10k-labels-idx1-ubyte", idx_labels(&classes(20)));
+    let refused = folder.eas(["data", "inspect", "data"]).exits(2).stderr;
+    assert!(refused.contains("expected 1280 bytes of pixels, found 84 up to the end"), "{refused}");
+
+    // Some of them are training images.
+    folder.write("data/t10k-images-idx3-ubyte", &test);
+    let told = folder.eas(search).exits(0).stdout;
+    let expected = "\nwarning: 5 of 20 test images stand among those trained or validated on\n";
+    assert!(told.contains(expected), "{told}");
+    let report: Value = serde_json::from_str(&folder.read("run/report.json")).unwrap();
+    assert_eq!(report["test_shared"], 5);
 }
 
 #[test]
@@ -429,6 +479,8 @@ fn a_run_records_when_eas_test_opens_its_test_images() {
     let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["test_opened", "tested", "tested"]);
     assert_eq!(events[1]["model"], "best");
+    assert!(events[1]["test_time_augmentation"].is_null(), "{events:?}");
+    assert_eq!(events[2]["test_time_augmentation"], "mirror");
     assert!(events[1]["at"].as_u64() >= events[0]["at"].as_u64(), "{events:?}");
     // A report that is made afterwards says so.
     let longer = ["resume", "run", "--extend-batches", "1"];

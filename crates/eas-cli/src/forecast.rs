@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use anyhow::bail;
 use eas_controller::{Controller, Random, Repeat, Scope};
 use eas_ir::{Cost, Model, Network, Rng, cost};
 use eas_train::{Batches, Engine, FlatParameters, Recipe, StepOptions, TrainingData};
@@ -79,21 +80,24 @@ fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> a
         precision: recipe.precision,
         dropout: Some(rng),
     };
-    let (mut images, mut started) = (0, Instant::now());
-    for (step, batch) in Batches::new(data, recipe.batch, rng).enumerate() {
+    let (mut images, mut started) = (0, None);
+    // Few images are trained on again and again.
+    let epochs = (0..).map(|epoch| Batches::new(data, recipe.batch, &rng.split_index(epoch)));
+    for batch in epochs.flatten() {
         let count = batch.labels.len();
         program.step(&mut parameters, &batch, &options)?;
-        if step == 0 {
-            // The first step warms caches and memory.
-            started = Instant::now();
+        // The first step warms caches and memory.
+        let Some(started) = started else {
+            started = Some(Instant::now());
             continue;
-        }
+        };
         images += count;
-        if started.elapsed().as_secs_f64() > MEASURED {
-            break;
+        let seconds: f64 = Instant::elapsed(&started).as_secs_f64();
+        if seconds > MEASURED {
+            return Ok(images as f64 / seconds);
         }
     }
-    Ok(images.max(1) as f64 / started.elapsed().as_secs_f64().max(1e-3))
+    bail!("expected images to train on")
 }
 
 /// Measures how fast a plan's networks train.

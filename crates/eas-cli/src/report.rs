@@ -21,6 +21,9 @@ pub(crate) struct Report {
     pub(crate) validation_images: usize,
     /// Images that were opened for this report alone.
     pub(crate) test_images: usize,
+    /// How many of them stand among the images that were trained or validated on, pixel by pixel.
+    #[serde(default)]
+    pub(crate) test_shared: usize,
     /// When they were, in seconds since 1970.
     pub(crate) test_opened: u64,
     /// How often models of the run had been tested on them before, by themselves.
@@ -170,11 +173,20 @@ impl Report {
                 row.epochs.to_string(),
             ]);
         }
+        // Wilson's (1927), of one deviation: few images say little even where all of them are right.
         let error = |images: usize| {
             let share = self.rows.first().map_or(0.0, |row| row.test_accuracy);
-            100.0 * (share * (1.0 - share) / images.max(1) as f64).sqrt()
+            let images = images as f64;
+            100.0 * (images * share * (1.0 - share) + 0.25).sqrt() / (images + 1.0)
         };
-        let mut again: Vec<String> = self.reevaluated.iter().map(Reevaluated::text).collect();
+        let mut again: Vec<String> = Vec::new();
+        if self.test_shared > 0 {
+            let (shared, images) = (self.test_shared, self.test_images);
+            again.push(format!(
+                "warning: {shared} of {images} test images stand among those trained or validated on"
+            ));
+        }
+        again.extend(self.reevaluated.iter().map(Reevaluated::text));
         if self.cached > 0 {
             let (cached, children) = (self.cached, self.children);
             again.push(format!("{cached} of {children} children were known networks: cached"));

@@ -61,7 +61,7 @@ fn mirror(text: &str) -> Result<String, String> {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// The data set: NAME, or NAME=PATH
+    /// The data set: NAME, NAME=PATH, or a path whose format is found out
     #[arg(value_name = "NAME[=PATH]")]
     pub(crate) data: String,
     /// A key of the data set to set, such as data.size=64; may be repeated

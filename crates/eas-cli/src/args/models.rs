@@ -146,7 +146,7 @@ pub(crate) struct Train {
     /// Another trial of the run
     #[arg(long, value_name = "N|NAME")]
     pub(crate) trial: Option<TrialName>,
-    /// The data set: NAME, or NAME=PATH
+    /// The data set: NAME, NAME=PATH, or a path whose format is found out
     #[arg(long, value_name = "NAME[=PATH]")]
     pub(crate) data: String,
     /// Folder for the trained model
@@ -214,7 +214,7 @@ pub(crate) enum Precision {
 }
 
 /// What is classified together with a test image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TestTimeAugmentation {
     /// Its mirror image: the mean of the logits of both counts
@@ -225,7 +225,7 @@ pub(crate) enum TestTimeAugmentation {
 pub(crate) struct Test {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// The data set: NAME, or NAME=PATH
+    /// The data set: NAME, NAME=PATH, or a path whose format is found out
     #[arg(long, value_name = "NAME[=PATH]")]
     pub(crate) data: String,
     /// A key of the data set to set, such as data.height=8; may be repeated

@@ -22,6 +22,8 @@ pub(crate) struct Facts {
 pub(crate) struct Sizes {
     /// Images to train on; all where nothing is said.
     pub(crate) train: Option<usize>,
+    /// Images to compare networks on.
+    pub(crate) validation: usize,
     pub(crate) start_epochs: usize,
     pub(crate) child_epochs: usize,
     pub(crate) batches: usize,
@@ -86,13 +88,15 @@ pub(crate) fn choose(facts: &Facts) -> Option<Sizes> {
     let mut facts = *facts;
     let mut train = None;
     if facts.epochs() < LEAST_EPOCHS {
-        let images =
-            facts.seconds() * facts.child_rate / LEAST_EPOCHS - FORWARD * facts.validation as f64;
-        let images = images.max(0.0) as usize;
+        // No more are held out than trained on.
+        let passes = facts.seconds() * facts.child_rate / LEAST_EPOCHS;
+        let even = (passes / (1.0 + FORWARD)) as usize;
+        let validation = facts.validation.min(even);
+        let images = (passes - FORWARD * validation as f64) as usize;
         if images < LEAST_IMAGES * facts.classes {
             return None;
         }
-        (facts.images, train) = (images, Some(images));
+        (facts.images, facts.validation, train) = (images, validation, Some(images));
     }
     let all = facts.seconds();
     let (start, child) = (facts.epoch(facts.start_rate), facts.epoch(facts.child_rate));
@@ -121,6 +125,7 @@ pub(crate) fn choose(facts: &Facts) -> Option<Sizes> {
     let deadline = (facts.budget.as_secs_f64() * 0.95 - finals - compared).max(1.0);
     Some(Sizes {
         train,
+        validation: facts.validation,
         start_epochs,
         child_epochs: each,
         batches: children / networks,
@@ -166,7 +171,8 @@ mod tests {
             let Some(sizes) = choose(&facts) else { continue };
             found += 1;
             let why = format!("case {case}: {facts:?}: {sizes:?}");
-            let trained = sizes.train.unwrap_or(images) as f64 + facts.validation as f64 / 3.0;
+            let train = sizes.train.unwrap_or(images);
+            let trained = train as f64 + sizes.validation as f64 / 3.0;
             let (start, child) = (trained / facts.start_rate, trained / facts.child_rate);
             let stages = (sizes.children() + PROMOTED) * sizes.child_epochs;
             let searched = sizes.start_epochs as f64 * start + stages as f64 * child;
@@ -175,7 +181,8 @@ mod tests {
             assert!(searched + finished <= budget, "{why}: {searched} and {finished} s");
             assert!(sizes.batches >= 1 && sizes.networks >= 2 && sizes.child_epochs >= 1, "{why}");
             assert!(sizes.deadline < facts.budget, "{why}");
-            assert!(sizes.train.is_none_or(|train| train <= images), "{why}");
+            assert!(train <= images && sizes.validation <= train.max(facts.validation), "{why}");
+            assert!(sizes.train.is_none_or(|train| sizes.validation <= train), "{why}");
         }
         assert!(found > 1500, "{found}");
     }

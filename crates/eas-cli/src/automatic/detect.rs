@@ -13,11 +13,11 @@ const SIZES: [usize; 6] = [64, 48, 32, 24, 16, 8];
 
 /// What was found: a data set and its options.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Detected {
+pub(crate) struct Detected {
     /// The data set's name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its options, a line of TOML each, with what they are for.
-    pub(super) options: Vec<String>,
+    pub(crate) options: Vec<String>,
     /// What the run is called, to begin with.
     pub(super) title: String,
     /// Why it is taken for that.
@@ -45,7 +45,7 @@ const MARKS: [(&str, &[&str]); 6] = [
 ///
 /// # Errors
 /// A path where no such files are, or several data sets.
-pub(super) fn detect(text: &str) -> anyhow::Result<Detected> {
+pub(crate) fn detect(text: &str) -> anyhow::Result<Detected> {
     let registry = data_sets()?;
     let (name, path) = match text.split_once('=') {
         Some((name, path)) => (name, Some(path)),

@@ -22,7 +22,8 @@ use crate::print::{self, legible};
 use crate::spec::read_plan;
 
 use choose::{Facts, PROMOTED, Sizes, choose, validation_of};
-use detect::{Detected, detect};
+use detect::Detected;
+pub(crate) use detect::detect;
 use layout::Layout;
 
 /// Filters of the first convolution, the widest first.
@@ -117,7 +118,7 @@ fn explain(
     facts: &Facts,
     sizes: &Sizes,
 ) -> Vec<String> {
-    let Facts { images, validation, classes, budget, start_rate, child_rate } = *facts;
+    let Facts { images, classes, budget, start_rate, child_rate, .. } = *facts;
     let seconds = |time: Duration| print::seconds(time.as_secs_f64());
     let width = match STARTS.iter().position(|width| *width == layout.width) {
         Some(0) | None => "the widest of 32, 16 and 8, since there is time enough".to_owned(),
@@ -136,9 +137,9 @@ fn explain(
             "nothing is trained to compare it with: final.compare = true does, and takes longer"
         }
     };
-    let Sizes { start_epochs, child_epochs, final_epochs, .. } = *sizes;
+    let Sizes { validation, start_epochs, child_epochs, final_epochs, .. } = *sizes;
     let (name, why, all, children) =
-        (&detected.name, &detected.why, images + validation, sizes.children());
+        (&detected.name, &detected.why, images + facts.validation, sizes.children());
     let (layers, pools, left) = (layout.layers().join(", "), layout.pools, layout.left);
     let (deadline, end) = (seconds(sizes.deadline), seconds(budget));
     vec![
@@ -236,7 +237,7 @@ fn spec_of(
          [run]\n\
          deadline = \"{}\"  # the stages end; what they found is then finished\n",
         detected.title,
-        facts.validation,
+        sizes.validation,
         layout.table(Some(macs)),
         humantime::format_duration(sizes.deadline),
     )

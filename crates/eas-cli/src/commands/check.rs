@@ -1,7 +1,6 @@
 //! `eas check`: what a spec would do.
 
 use eas_ir::{Bytes, Count, cost};
-use eas_train::shared_images;
 use serde::Serialize;
 
 use super::plan_of;
@@ -31,16 +30,10 @@ struct Checked {
 
 pub(super) fn run(args: &args::Check) -> anyhow::Result<u8> {
     let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
-    let Prepared { data, start, .. } = prepare(&plan)?;
+    let Prepared { data, start, notes } = prepare(&plan)?;
+    notes.iter().for_each(|note| print::note(note));
     let given = start.model().is_some();
     let start = start.network();
-    let shared = shared_images(&data.train, &data.validation).len();
-    if shared > 0 {
-        print::note(&format!(
-            "warning: {shared} of {} validation images stand among the training images too",
-            data.validation.len()
-        ));
-    }
     let shapes = start.verify()?;
     let cost = cost(start, &shapes, plan.start.batch);
     let forecast = if args.no_forecast {

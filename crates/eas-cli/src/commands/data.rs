@@ -1,5 +1,6 @@
 //! `eas data`: what a data set holds, and fetching published ones.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
@@ -30,6 +31,8 @@ struct Inspected {
 struct Part {
     name: &'static str,
     images: usize,
+    /// Groups of images that stay on one side of a split, where there are any.
+    groups: Option<usize>,
     /// Images of each class.
     counts: Vec<usize>,
     /// Of each channel, of values from 0 to 1.
@@ -71,13 +74,12 @@ fn inspect(args: &args::Inspect) -> anyhow::Result<u8> {
     let source = data_of(&args.data, &args.set)?;
     let directory = Path::new("");
     let train = source.implementation.train(directory).map_err(bad_input)?;
-    let test = match source.implementation.test(directory) {
-        Ok(test) => Some(test),
-        Err(error) => {
-            print::note(&format!("note: no test images: {error:#}"));
-            None
-        }
-    };
+    let is_tested = source.implementation.describe(directory).map_err(bad_input)?.test_images > 0;
+    let test = is_tested.then(|| source.implementation.test(directory).map_err(bad_input));
+    let test = test.transpose()?;
+    if test.is_none() {
+        print::note("note: no images to test on");
+    }
     if let Some(path) = &args.sheet {
         let sheet = contact_sheet(&train, COLUMNS)?;
         std::fs::write(path, sheet).with_context(|| format!("can't write {}", path.display()))?;
@@ -85,7 +87,9 @@ fn inspect(args: &args::Inspect) -> anyhow::Result<u8> {
     let part = |name, images: &Labelled| {
         let normalisation = normalisation_of(&Split::all(images.clone()));
         let (mean, deviation) = (normalisation.mean, normalisation.deviation);
-        Part { name, images: images.len(), counts: images.class_counts(), mean, deviation }
+        let groups = images.groups().map(|of| of.iter().collect::<BTreeSet<_>>().len());
+        let counts = images.class_counts();
+        Part { name, images: images.len(), groups, counts, mean, deviation }
     };
     let mut parts = vec![part("train", &train)];
     parts.extend(test.as_ref().map(|test| part("test", test)));
@@ -117,9 +121,10 @@ fn as_text(inspected: &Inspected) -> String {
         let least = part.counts.iter().min().copied().unwrap_or(0);
         let most = part.counts.iter().max().copied().unwrap_or(0);
         let balance = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        let groups = part.groups.map_or(String::new(), |groups| format!(" in {groups} groups"));
         rows.push(vec![
             part.name.to_owned(),
-            part.images.to_string(),
+            format!("{}{groups}", part.images),
             balance,
             numbers(&part.mean),
             numbers(&part.deviation),

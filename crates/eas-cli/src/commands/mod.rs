@@ -31,6 +31,7 @@ use eas_ir::{LoadError, Value};
 use eas_train::{DataSource, data_sets};
 
 use crate::args::{Args, Command, SpecArgs};
+use crate::automatic::detect;
 use crate::exit;
 use crate::fetch;
 use crate::plan::{Named, Plan};
@@ -166,27 +167,36 @@ pub(crate) fn plan_of_text(
     Ok(read_plan(name, text, &set, directory)?)
 }
 
-/// A data set named on the command line: `NAME` or `NAME=PATH`, with `data.KEY=VALUE` arguments for
-/// its options.
+/// A data set named on the command line: `NAME`, `NAME=PATH` or a path to files of some format, with
+/// `data.KEY=VALUE` arguments for its options.
 pub(crate) fn data_of(text: &str, set: &[String]) -> anyhow::Result<Named<dyn DataSource>> {
-    let (name, path) = match text.split_once('=') {
-        Some((name, path)) => (name, Some(path.to_owned())),
-        None => (text, None),
-    };
     let registry = data_sets()?;
+    let (name, mut options) = match text.split_once('=') {
+        Some((name, path)) => {
+            (name.to_owned(), vec![format!("path = {}", toml::Value::from(path))])
+        }
+        None if registry.get(text).is_err() && Path::new(text).exists() => {
+            let found = detect(text)?;
+            (found.name, found.options)
+        }
+        None => (text.to_owned(), Vec::new()),
+    };
+    let name = name.as_str();
     let plugin = registry.get(name).map_err(bad_input)?;
     let takes_path = plugin.options.lines().any(|line| line.starts_with("path ="));
-    let mut options = Vec::new();
-    let known = || fetch::default_path(name).filter(|_| takes_path)?.to_str().map(str::to_owned);
-    let path = path.or_else(known);
-    if let Some(path) = path {
-        options.push(format!("path = {}", toml::Value::from(path)));
+    if options.is_empty() && takes_path {
+        let known = fetch::default_path(name).and_then(|path| Some(path.to_str()?.to_owned()));
+        options.extend(known.map(|path| format!("path = {}", toml::Value::from(path))));
     }
     for argument in set {
         let option = argument.strip_prefix("data.").ok_or_else(|| {
             bad_input(format!("--set {argument}: expected a key of the data set, data.KEY=VALUE"))
         })?;
-        options.push(as_toml(option));
+        let option = as_toml(option);
+        // What was found of the files is what nothing else is said of.
+        let key = |line: &str| line.split('=').next().unwrap_or(line).trim().to_owned();
+        options.retain(|found| key(found) != key(&option));
+        options.push(option);
     }
     let text = options.join("\n");
     let table = toml::de::DeTable::parse(&text).map_err(|e| bad_input(e.message()))?;

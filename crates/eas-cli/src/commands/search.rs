@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use eas_controller::{Ending, TrialId};
 use eas_ir::{Bytes, Metadata, Network, Rng, SavedModel};
-use eas_train::{Split, TrainingData, split};
+use eas_train::{DataOptions, Split, TrainingData, shared_images, split};
 use eas_transform::Problem;
 use serde::Serialize;
 
@@ -153,26 +153,45 @@ pub(crate) struct Prepared {
     /// The data, split; normalised as the start's weights know it, where it has some.
     pub(crate) data: TrainingData,
     pub(crate) start: Start,
-    /// What whoever trains on should know of the weights that the start came with.
-    pub(crate) notes: Vec<&'static str>,
+    /// What whoever trains on them should know of the data, and of the weights that the start came with.
+    pub(crate) notes: Vec<String>,
 }
 
 /// The data and the start network for them.
 pub(crate) fn prepare(plan: &Plan) -> anyhow::Result<Prepared> {
     let (start, metadata) = start_network(plan)?;
     let mut data = training_data(plan)?;
-    let mut notes = Vec::new();
+    let mut notes = notes_on(plan.data.implementation.options(), &data);
     if let (Start::Given(_), None) = (&start, &metadata.normalisation) {
         notes.push(
             "note: the start network's weights come without a normalisation of images; the data's own \
-             stands in for it",
+             stands in for it"
+                .to_owned(),
         );
     }
     if !metadata.classes.is_empty() && metadata.classes != data.classes {
-        notes.push("note: the start network's class names differ from the data set's");
+        notes.push("note: the start network's class names differ from the data set's".to_owned());
     }
     data.normalisation = metadata.normalisation.unwrap_or(data.normalisation);
     Ok(Prepared { data, start, notes })
+}
+
+/// What a split came to that whoever asked for it may not expect.
+fn notes_on(asked: DataOptions, data: &TrainingData) -> Vec<String> {
+    let mut notes = Vec::new();
+    let (found, validation) = (data.validation.len(), asked.validation);
+    if found != validation {
+        notes.push(format!(
+            "note: {found} images are held out instead of {validation}, since groups stay whole"
+        ));
+    }
+    let shared = shared_images(&data.train, &data.validation).len();
+    if shared > 0 {
+        notes.push(format!(
+            "warning: {shared} of {found} validation images stand among the training images too"
+        ));
+    }
+    notes
 }
 
 /// The data, split.
@@ -189,6 +208,16 @@ pub(crate) fn start_network(plan: &Plan) -> anyhow::Result<(Start, Metadata)> {
     let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
     let known = source.describe(&plan.directory).map_err(wrong)?;
     source.options().check(&known).map_err(wrong)?;
+    if known.classes.len() < 2 {
+        let found = known.classes.join(", ");
+        return Err(wrong(anyhow!("expected two classes or more to tell apart, found {found}")));
+    }
+    if known.test_images == 0 {
+        return Err(wrong(anyhow!(
+            "expected images to test on too, found none; the report compares the best network with \
+             others on them"
+        )));
+    }
     let problem = Problem {
         input: known.shape,
         classes: known.classes.len(),
@@ -307,12 +336,15 @@ fn compare(
     found: &Found,
     seconds: f64,
 ) -> anyhow::Result<Report> {
+    run.model_of(&found.winner)?.save(&run.best())?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let at = now.map_or(0, |since| since.as_secs());
     let tested = |event: &Event| matches!(event, Event::Tested { .. });
     let tested = run.events()?.iter().filter(|event| tested(event)).count();
     run.add_event(&Event::TestOpened { at })?;
     let test = Split::all(plan.data.implementation.test(&plan.directory)?);
+    let all = data.with_validation_in_training();
+    let test_shared = shared_images(&all.train, &test).len();
     let results = run.results()?;
     let parts = || results.iter().filter(|result| result.purpose == Purpose::Child);
     let children = || parts().filter(|part| part.continues.is_none());
@@ -329,6 +361,7 @@ fn compare(
         rows,
         validation_images: data.validation.len(),
         test_images: test.len(),
+        test_shared,
         test_opened: at,
         tested_before: tested,
         children: children().count(),
@@ -338,7 +371,6 @@ fn compare(
         ranks: found.ranks.clone(),
         seconds,
     };
-    run.model_of(&found.winner)?.save(&run.best())?;
     run.keep_report(&report)?;
     Ok(report)
 }

@@ -5,7 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use eas_controller::TrialId;
 use eas_ir::{Normalisation, SavedModel};
-use eas_train::{Split, TrainingData, accuracy, mirrored_accuracy, normalisation_of};
+use eas_train::{
+    Labelled, Split, TrainingData, accuracy, mirrored_accuracy, normalisation_of, shared_images,
+};
+use ndarray::{Array4, Axis};
 use serde::Serialize;
 
 use super::given::{self, Given};
@@ -43,8 +46,19 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     if !metadata.classes.is_empty() && metadata.classes != classes {
         print::note("note: the model's class names differ from the data set's");
     }
-    record(&args.model.path, from.map(|(_, result)| result.trial))?;
+    let augmentation = args.test_time_augmentation;
+    record(&args.model.path, from.map(|(_, result)| result.trial), augmentation)?;
     let test = Split::all(source.implementation.test(directory).map_err(bad_input)?);
+    let (kept, trained) = match &metadata.probe {
+        Some(probe) => (probe.images.len_of(Axis(0)), trained_among(&test, &probe.images)?),
+        None => (0, 0),
+    };
+    if trained > 0 {
+        print::note(&format!(
+            "warning: {trained} of the {kept} training images that the model keeps are test images here: it \
+             was trained on another split of these data, as by other options or files"
+        ));
+    }
     let normalisation: Normalisation = metadata.normalisation.ok_or_else(|| {
         bad_input(format!(
             "{name}: the model doesn't say how images are normalised; those of the test images would be {:?}",
@@ -89,8 +103,20 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     Ok(exit::SUCCESS)
 }
 
+/// How many of these images, `[count, channels, height, width]`, stand among test images.
+fn trained_among(test: &Split, images: &Array4<u8>) -> anyhow::Result<usize> {
+    let labels = vec![0; images.len_of(Axis(0))];
+    let pixels = images.iter().copied().collect();
+    let images = Labelled::new(test.shape(), test.source().classes().to_vec(), pixels, labels)?;
+    Ok(shared_images(test, &Split::all(images)).len())
+}
+
 /// Where a model is one of a run, records there that the test images are opened for it.
-fn record(model: &Path, trial: Option<TrialId>) -> anyhow::Result<()> {
+fn record(
+    model: &Path,
+    trial: Option<TrialId>,
+    test_time_augmentation: Option<TestTimeAugmentation>,
+) -> anyhow::Result<()> {
     let Ok(whole) = model.canonicalize() else { return Ok(()) };
     let Some(root) = whole.ancestors().find(|folder| Run::is_run(folder)) else { return Ok(()) };
     let run = Run::open(root).map_err(bad_input)?;
@@ -103,7 +129,8 @@ fn record(model: &Path, trial: Option<TrialId>) -> anyhow::Result<()> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let folder = || whole.strip_prefix(root).unwrap_or(&whole).display().to_string();
     let model = trial.map_or_else(folder, |trial| format!("trial {trial}"));
-    let event = Event::Tested { at: since.map_or(0, |since| since.as_secs()), model };
+    let at = since.map_or(0, |since| since.as_secs());
+    let event = Event::Tested { at, model, test_time_augmentation };
     let recorded = run.lock().and_then(|_lock| run.add_event(&event));
     if let Err(error) = recorded {
         print::note(&format!("note: the run doesn't record this test: {error:#}"));

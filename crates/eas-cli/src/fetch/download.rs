@@ -1,5 +1,6 @@
 //! One file over HTTP: what is there already is gone on with, and what came is checked.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -101,6 +102,8 @@ pub(super) fn download(
         .map(|place| format!("{}/{}", place.trim_end_matches('/'), file.name))
         .collect();
     let (mut turn, mut failed, mut given_up) = (0, 0, Vec::new());
+    // What each place was last in trouble with, and how far any of them came.
+    let (mut passing, mut farthest) = (BTreeMap::new(), to.metadata()?.len());
     while !urls.is_empty() {
         let place = turn % urls.len();
         let before = to.metadata()?.len();
@@ -123,10 +126,13 @@ pub(super) fn download(
         match trouble {
             Lasting(why) => given_up.push(format!("{}: {why}", urls.remove(place))),
             Passing(why) => {
-                let came = to.metadata()?.len().saturating_sub(before);
-                failed = if came >= PROGRESS { 1 } else { failed + 1 };
+                let reached = to.metadata()?.len();
+                failed = if reached.saturating_sub(farthest) >= PROGRESS { 1 } else { failed + 1 };
+                farthest = farthest.max(reached);
+                passing.insert(urls[place].clone(), why.clone());
                 if failed >= patience.attempts {
-                    given_up.push(format!("{}: {why}", urls[place]));
+                    let left = urls.iter().filter_map(|url| Some((url, passing.get(url)?)));
+                    given_up.extend(left.map(|(url, why)| format!("{url}: {why}")));
                     break;
                 }
                 let pause = patience.pause(failed);
@@ -138,8 +144,8 @@ pub(super) fn download(
         }
     }
     let kept = to.metadata()?.len();
-    drop(to);
     let mut told = format!("can't fetch {}:\n  {}\n", file.name, given_up.join("\n  "));
+    // While it is locked: another command would go on with a file that is gone.
     if kept == 0 {
         fs::remove_file(&part).with_context(|| format!("can't remove {shown}"))?;
     } else {

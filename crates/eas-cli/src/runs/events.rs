@@ -9,6 +9,7 @@ use eas_controller::TrialId;
 use serde::{Deserialize, Serialize};
 
 use super::{check_plain, read_bounded};
+use crate::args::TestTimeAugmentation;
 use crate::failpoint::writing;
 
 /// Batches that all extensions of a run may add.
@@ -33,7 +34,13 @@ pub(crate) enum Event {
     /// The test images were opened for the report, in seconds since 1970.
     TestOpened { at: u64 },
     /// They were opened to test this model of the run by itself.
-    Tested { at: u64, model: String },
+    Tested {
+        at: u64,
+        model: String,
+        /// What each image was classified together with; nothing for itself alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test_time_augmentation: Option<TestTimeAugmentation>,
+    },
 }
 
 /// Adds a line that survives a loss of power. A line that was torn when a process died is cut off

@@ -151,7 +151,9 @@ impl DataSource for Cifar {
         for name in self.format.training {
             images += self.format.records(&folder.join(name))?;
         }
-        Ok(Description { shape: SHAPE, classes: names(self.format.classes), images })
+        let test = folder.join(self.format.testing);
+        let test_images = if test.exists() { self.format.records(&test)? } else { 0 };
+        Ok(Description { shape: SHAPE, classes: names(self.format.classes), images, test_images })
     }
 
     fn train(&self, directory: &Path) -> anyhow::Result<Labelled> {

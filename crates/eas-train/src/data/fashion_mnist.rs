@@ -86,7 +86,8 @@ impl DataSource for FashionMnistSubset {
     }
 
     fn describe(&self, _: &Path) -> anyhow::Result<Description> {
-        Ok(Description { shape: SHAPE, classes: names(&CLASSES), images: TRAINING.count })
+        let (images, test_images) = (TRAINING.count, TESTING.count);
+        Ok(Description { shape: SHAPE, classes: names(&CLASSES), images, test_images })
     }
 
     fn train(&self, _: &Path) -> anyhow::Result<Labelled> {

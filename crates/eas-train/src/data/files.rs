@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::options::AugmentOptions;
 use super::{Augment, DataOptions, DataSource};
 
-/// The most bytes of pixels of one part of a data set: 4 GiB. Images are held in memory.
+/// The most bytes of pixels of one part of a data set: 4 GiB. Images are held in memory, and while they are
+/// brought into order some twice.
 pub(super) const MOST_PIXELS: u64 = 4 << 30;
 
 /// What a spec says of a data set in files.

@@ -3,7 +3,7 @@
 //! Decoding takes long, and a search's trials each open the data: so the images are kept packed in the
 //! user's cache, under the digest of the files' bytes and of what was made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,12 @@ use super::{Augment, DataOptions, DataPlugin, DataSource, Description, Labelled,
 
 /// Labels are u8.
 const MOST_CLASSES: usize = 256;
+/// What a folder of validation images is called.
+const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
+/// What a folder of folders of classes is called.
+const PARTS: [&str; 5] = ["train", "test", "val", "valid", "validation"];
+/// Extensions of pictures that can't be read.
+const OTHER_PICTURES: [&str; 8] = ["avif", "bmp", "gif", "heic", "jxl", "svg", "tif", "tiff"];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,14 +84,14 @@ inventory::submit! {
     DataPlugin(Plugin::new(
         "folder",
         "images in a folder for each class: PNG, JPEG, WebP",
-        r#"path = "data"  # holds train/CLASS/… and test/CLASS/… (or val/), or CLASS/… alone
+        r#"path = "data"  # holds train/CLASS/… and test/CLASS/…, or CLASS/… alone; val/CLASS/… joins train, or is the test where there is no other
 size = 32  # height and width that images are brought to, 4 to 512
 fit = "crop"  # to cut out the square in the middle and scale it; or "stretch"
 colour = "rgb"  # or "grey"
 test = 0.2  # share of images held back for testing, where no folder is for that
 # group = "^([^_]*)_"  # pattern of file names; images whose first group is the same stay on one side of a split
 # group_list = "groups.csv"  # or a list of them: lines `train/CLASS/IMAGE,GROUP`, paths within the folder
-cache = true  # keep the packed images in the user's cache
+cache = true  # keep the packed images in the user's cache, ~/.cache/eas, which may be emptied at any time
 validation = 100  # training images held out to compare networks on
 # train = 1000  # training images used; all that are left if not given
 augment = { pad_crop = 4, mirror = true }  # shift by up to 4 pixels, mirror
@@ -106,6 +112,8 @@ pub(super) struct File {
     pub(super) path: PathBuf,
     /// Images of one group stay on one side of a split.
     group: String,
+    /// Whether that was said, and is not the image's own.
+    is_grouped: bool,
 }
 
 impl DataSource for Folder {
@@ -119,8 +127,9 @@ impl DataSource for Folder {
     }
 
     fn describe(&self, directory: &Path) -> anyhow::Result<Description> {
-        let [train, _] = self.parts(directory)?;
-        Ok(Description { shape: self.shape(), classes: classes(&train), images: train.len() })
+        let [train, test] = self.parts(directory)?;
+        let (shape, classes) = (self.shape(), classes(&train));
+        Ok(Description { shape, classes, images: train.len(), test_images: test.len() })
     }
 
     fn train(&self, directory: &Path) -> anyhow::Result<Labelled> {
@@ -177,13 +186,13 @@ impl Folder {
     fn parts(&self, directory: &Path) -> anyhow::Result<[Vec<File>; 2]> {
         let path = resolve(directory, &self.path);
         let groups = self.groups(directory)?;
-        groups.check(|file| path.join(file).is_file())?;
         let in_folder = |name: &str| match path.join(name).is_dir() {
             true => list(&path, name, &groups),
             false => Ok(Vec::new()),
         };
-        let (mut train, test, validation) =
-            (in_folder("train")?, in_folder("test")?, in_folder("val")?);
+        let (mut train, test) = (in_folder("train")?, in_folder("test")?);
+        let validation =
+            VALIDATION.into_iter().map(in_folder).collect::<Result<Vec<_>, _>>()?.concat();
         let parts = match (train.is_empty(), test.is_empty()) {
             (true, _) => held_back(list(&path, "", &groups)?, self.test),
             (false, true) if validation.is_empty() => held_back(train, self.test),
@@ -195,10 +204,29 @@ impl Folder {
             }
         };
         let [train, test] = &parts;
+        let images: BTreeSet<&Path> = parts.iter().flatten().map(|file| &*file.path).collect();
+        groups.check(|file| images.contains(&*path.join(file)))?;
+        let is_grouped = |file: &&File| file.is_grouped;
+        let tested = test.iter().filter(is_grouped).map(|file| (&file.group, &file.path));
+        let tested: BTreeMap<_, _> = tested.collect();
+        for File { path, group, .. } in train.iter().filter(is_grouped) {
+            if let Some(other) = tested.get(group) {
+                bail!(
+                    "{}: expected the images of group `{group}` on one side, found {} too",
+                    path.display(),
+                    other.display()
+                );
+            }
+        }
         let (shown, known) = (path.display(), classes(train));
         ensure!(
             !train.is_empty(),
             "{shown}: expected a folder for each class with PNG, JPEG or WebP images, found no images"
+        );
+        ensure!(
+            !known.iter().all(|class| PARTS.contains(&class.as_str())),
+            "{shown}: expected a folder for each class in {}, found images",
+            known.join(" and ")
         );
         ensure!(
             known.len() <= MOST_CLASSES,
@@ -287,7 +315,11 @@ impl Folder {
 }
 
 /// All images of the classes of a folder within that of the data, in order of their paths. Hidden files
-/// and folders don't count.
+/// and folders don't count, nor do other files than pictures.
+///
+/// # Errors
+/// A picture that can't be read, a folder with images in folders of its own alone, and a file whose
+/// name a pattern of groups doesn't match.
 pub(super) fn list(data: &Path, within: &str, groups: &Groups) -> anyhow::Result<Vec<File>> {
     let folder = &resolve(data, Path::new(within));
     let mut files = Vec::new();
@@ -295,15 +327,35 @@ pub(super) fn list(data: &Path, within: &str, groups: &Groups) -> anyhow::Result
         if !class.is_dir() {
             continue;
         }
-        let name = name_of(&class);
+        let (name, before, mut inner) = (name_of(&class), files.len(), None);
         for path in visible(&class)? {
+            let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+            ensure!(
+                OTHER_PICTURES.iter().all(|known| extension != *known),
+                "{}: expected a PNG, JPEG or WebP image; convert it, or move it away",
+                path.display()
+            );
+            if path.is_dir() {
+                inner = Some(path);
+                continue;
+            }
             if !is_image(&path) {
                 continue;
             }
             let own = path.strip_prefix(folder).unwrap_or(&path);
+            let group = groups.of(within, own).with_context(|| path.display().to_string())?;
+            let is_grouped = group.is_some();
             // An image that nothing is said of is a group of its own.
-            let group = groups.of(within, own).unwrap_or_else(|| own.display().to_string());
-            files.push(File { class: name.clone(), path, group });
+            let group = group.unwrap_or_else(|| own.display().to_string());
+            files.push(File { class: name.clone(), path, group, is_grouped });
+        }
+        if let Some(inner) = inner.filter(|_| files.len() == before && !PARTS.contains(&&*name)) {
+            bail!(
+                "{}: expected the images of class `{name}` in its folder itself, found folders in it, \
+                 such as {}",
+                class.display(),
+                name_of(&inner)
+            );
         }
     }
     files.sort();
@@ -319,31 +371,26 @@ fn classes(files: &[File]) -> Vec<String> {
     classes
 }
 
-/// Holds back a share of each class for testing: groups in the order of a digest of their names, each
-/// that fits. So the same names are held back each time; a file more or less changes the shares, and
-/// with them which groups fit.
+/// Holds back a share of each class for testing: whole groups, in the order of a digest of their names.
+/// So the same names are held back each time; a file more or less changes the shares, and with them
+/// which groups come near them.
 fn held_back(files: Vec<File>, share: f64) -> [Vec<File>; 2] {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut groups: BTreeMap<&str, Vec<&File>> = BTreeMap::new();
+    let names = classes(&files);
+    let mut counts = vec![0; names.len()];
+    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for file in &files {
-        *counts.entry(&file.class).or_default() += 1;
-        groups.entry(&file.group).or_default().push(file);
+        let class = names.binary_search(&file.class).expect("it is a class of these files");
+        counts[class] += 1;
+        groups.entry(&file.group).or_default().push(class);
     }
-    let mut left: BTreeMap<&str, usize> = counts
-        .iter()
-        .map(|(class, count)| (*class, (share * *count as f64).round() as usize))
-        .collect();
-    let mut order: Vec<&str> = groups.keys().copied().collect();
-    order.sort_by_key(|group| *blake3::hash(group.as_bytes()).as_bytes());
-    let mut tested = std::collections::BTreeSet::new();
-    for group in order {
-        let mut needs: BTreeMap<&str, usize> = BTreeMap::new();
-        groups[group].iter().for_each(|file| *needs.entry(&file.class).or_default() += 1);
-        if needs.iter().all(|(class, count)| left[class] >= *count) {
-            needs.iter().for_each(|(class, count)| *left.entry(class).or_default() -= count);
-            tested.insert(group.to_owned());
-        }
-    }
+    let shares: Vec<usize> =
+        counts.iter().map(|count| (share * f64::from(*count)).round() as usize).collect();
+    let mut order: Vec<(&str, Vec<usize>)> = groups.into_iter().collect();
+    order.sort_by_key(|(group, _)| *blake3::hash(group.as_bytes()).as_bytes());
+    let (order, of_groups): (Vec<&str>, Vec<_>) = order.into_iter().unzip();
+    let held_out = groups::held_out(&of_groups, &shares);
+    let tested = order.into_iter().zip(held_out).filter(|(_, is_held_out)| *is_held_out);
+    let tested: BTreeSet<String> = tested.map(|(group, _)| group.to_owned()).collect();
     let (test, train) = files.into_iter().partition(|file| tested.contains(&file.group));
     [train, test]
 }

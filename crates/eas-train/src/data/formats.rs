@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 
 use eas_ir::Shape;
@@ -61,6 +61,8 @@ fn what_reference_tools_wrote_is_read_pixel_by_pixel() {
         };
         let source = source(name, &path);
         let (train, test) = (source.train(Path::new("")), source.test(Path::new("")));
+        let said = source.describe(Path::new("")).unwrap().test_images;
+        assert_eq!(said, test.as_ref().unwrap().len(), "{name}");
         for (part, found) in [("train", train.unwrap()), ("test", test.unwrap())] {
             let (expected, why) = (&parts[part], format!("{name}, {part}"));
             let Shape::Image { channels, height, width } = found.shape() else { panic!("{why}") };
@@ -288,7 +290,8 @@ fn hostile_images_are_refused_by_name() {
         (
             "wide.png",
             empty_png(60_000, 60_000),
-            "DIR/a/wide.png: expected a PNG, JPEG or WebP image: ",
+            "DIR/a/wide.png: byte 0: expected sides of at most 16384 pixels and 536870912 bytes in all, \
+             found 60000x60000",
         ),
         ("empty.png", empty_png(20, 20), "DIR/a/empty.png: expected a whole image: "),
         (
@@ -389,6 +392,127 @@ fn an_archive_of_other_arrays_is_refused_by_name() {
 }
 
 #[test]
+fn every_flipped_bit_of_an_array_is_found_by_its_sum() {
+    let whole = fs::read(written().join("npz/images.npz")).unwrap();
+    let expected = source("npz", &written().join("npz/images.npz")).train(Path::new("")).unwrap();
+    let folder = copy("npz");
+    let path = folder.path().join("images.npz");
+    let mut refused = 0;
+    for case in 0..200 {
+        let mut rng = eas_ir::Rng::new(case);
+        let mut bytes = whole.clone();
+        bytes[rng.below(whole.len())] ^= 1 << rng.below(8);
+        fs::write(&path, bytes).unwrap();
+        match source("npz", &path).train(Path::new("")) {
+            Ok(found) => assert_eq!(found, expected, "case {case}"),
+            Err(_) => refused += 1,
+        }
+    }
+    // The others hit test images, times and attributes.
+    assert!(refused > 50, "{refused}");
+}
+
+#[test]
+fn channels_that_come_first_are_told_from_those_that_come_last() {
+    let text = "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 28, 28), }";
+    let length = (text.len() as u16).to_le_bytes();
+    let array = [&b"\x93NUMPY\x01\0"[..], &length, text.as_bytes(), &[0; 2 * 3 * 28 * 28]].concat();
+    let read = |channels| {
+        let mut array = &array[..];
+        npz::images(&mut Stream::new(&mut array as &mut dyn BufRead, "x.npy"), channels)
+    };
+    let refused = read(npz::Channels::Last).unwrap_err().to_string();
+    let expected = "x.npy: byte 0: expected images of [height, width, channels], found [3, 28, 28]; where \
+                    the channels come first, say channels = \"first\"";
+    assert_eq!(refused, expected);
+    let (shape, _) = read(npz::Channels::First).unwrap();
+    assert_eq!(shape.to_string(), "3x28x28");
+}
+
+#[test]
+fn what_is_not_there_is_told_from_what_is_damaged() {
+    for (name, test) in
+        [("idx", "t10k-images-idx3-ubyte"), ("svhn", "test_32x32.mat"), ("cifar100", "test.bin")]
+    {
+        let folder = copy(name);
+        let test = folder.path().join(test);
+        let said = || source(name, folder.path()).describe(Path::new(""));
+        assert!(said().unwrap().test_images > 0, "{name}");
+        truncate(10)(&test);
+        assert!(said().is_err(), "{name}");
+        fs::remove_file(&test).unwrap();
+        assert_eq!(said().unwrap().test_images, 0, "{name}");
+    }
+    let other = "path = 'images.npz'\ntesting = ['x', 'y']";
+    let said = build("npz", other).unwrap().describe(&written().join("npz")).unwrap();
+    assert_eq!(said.test_images, 0);
+}
+
+/// Reads training images of a folder with copies of a picture under these names; or what is wrong.
+fn laid_out(names: &[&str], options: &str) -> Result<[Labelled; 2], String> {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = fs::read(written().join("folder/train/cat/0.png")).unwrap();
+    for name in names {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &picture).unwrap();
+    }
+    let source =
+        build("folder", &format!("path = '.'\nsize = 4\ncache = false\n{options}")).unwrap();
+    let read = || Ok([source.train(folder.path())?, source.test(folder.path())?]);
+    read().map_err(|error: anyhow::Error| {
+        format!("{error:#}").replace(&folder.path().display().to_string(), "DIR")
+    })
+}
+
+#[test]
+fn folders_that_would_lose_images_are_refused() {
+    for (names, expected) in [
+        (
+            &["train/cat/0.png", "train/dog/young/1.png", "train/dog/old/1.png"][..],
+            "DIR/./train/dog: expected the images of class `dog` in its folder itself, found folders in it, \
+             such as ",
+        ),
+        (
+            &["train/cat/0.png", "train/cat/1.BMP"],
+            "DIR/./train/cat/1.BMP: expected a PNG, JPEG or WebP image; convert it, or move it away",
+        ),
+        (
+            &["train/0.png", "test/1.png"],
+            "DIR/.: expected a folder for each class in test and train, found images",
+        ),
+        (&["notes/0.txt"], "DIR/.: expected a folder for each class with PNG, JPEG or WebP images"),
+    ] {
+        let told = laid_out(names, "").unwrap_err();
+        assert!(told.starts_with(expected), "{names:?}: {told}");
+    }
+    // A class may be called so.
+    let vehicles =
+        ["train/0.png", "train/1.png", "train/2.png", "bus/0.png", "bus/1.png", "bus/2.png"];
+    let [train, _] = laid_out(&vehicles, "test = 0.3").unwrap();
+    assert_eq!((train.classes().len(), train.len()), (2, 4));
+}
+
+#[test]
+fn validation_images_of_a_folder_join_the_training_images_where_there_are_others_to_test_on() {
+    for part in ["val", "valid", "validation"] {
+        let validation = format!("{part}/a/2.png");
+        let names = ["train/a/0.png", "train/a/1.png", &validation, "test/a/3.png"];
+        let [train, test] = laid_out(&names, "").unwrap();
+        assert_eq!((train.len(), test.len()), (3, 1), "{part}");
+        let [train, test] = laid_out(&names[..3], "").unwrap();
+        assert_eq!((train.len(), test.len()), (2, 1), "{part}");
+    }
+}
+
+#[test]
+fn a_class_is_never_held_back_whole() {
+    let names = ["a/0.png", "b/0.png", "b/1.png", "b/2.png", "b/3.png"];
+    let [train, test] = laid_out(&names, "test = 0.5").unwrap();
+    assert_eq!((train.class_counts(), test.class_counts()), (vec![1, 2], vec![0, 2]));
+}
+
+#[test]
 fn an_array_of_no_images_or_of_too_many_pixels_is_refused() {
     for shape in [
         "[0, 4294967296, 4294967296, 3]",
@@ -402,7 +526,7 @@ fn an_array_of_no_images_or_of_too_many_pixels_is_refused() {
         let length = (text.len() as u16).to_le_bytes();
         let array = [&b"\x93NUMPY\x01\0"[..], &length, text.as_bytes()].concat();
         let mut array = &array[..];
-        let mut from = Stream::new(&mut array as &mut dyn Read, "x.npy");
+        let mut from = Stream::new(&mut array as &mut dyn BufRead, "x.npy");
         let error = npz::images(&mut from, npz::Channels::Last).unwrap_err().to_string();
         let expected = "x.npy: byte 0: expected 1 to 4294967296 pixels in all, found ";
         assert_eq!(error, format!("{expected}{shape}"));

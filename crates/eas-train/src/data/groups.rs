@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use anyhow::{Context, ensure};
 use regex::Regex;
@@ -39,27 +39,35 @@ struct Listed {
 impl Groups {
     /// The group of a file in a folder of the data, where one is said. `within` is that folder, empty for
     /// the folder of the data itself.
-    pub(super) fn of(&self, within: &str, file: &Path) -> Option<String> {
-        match self {
+    ///
+    /// # Errors
+    /// A name that the pattern doesn't match: its images would be on both sides of a split unnoticed.
+    pub(super) fn of(&self, within: &str, file: &Path) -> anyhow::Result<Option<String>> {
+        Ok(match self {
             Groups::Own => None,
             Groups::Pattern(pattern) => {
-                let name = file.file_name()?.to_string_lossy();
-                Some(pattern.captures(&name)?.get(1)?.as_str().to_owned())
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                let group = pattern.captures(&name).and_then(|found| found.get(1));
+                let group = group.with_context(|| {
+                    format!("expected a name that group = '{pattern}' matches, found `{name}`")
+                })?;
+                Some(group.as_str().to_owned())
             }
             Groups::List(list) => {
                 let path = Path::new(within).join(file);
-                Some(list.groups.get(path.to_str()?)?.group.clone())
+                let listed = path.to_str().and_then(|path| list.groups.get(path));
+                listed.map(|listed| listed.group.clone())
             }
-        }
+        })
     }
 
-    /// Whether all files of a list are there.
+    /// Whether all files of a list are images of the data.
     ///
     /// # Errors
-    /// The first that isn't among those which `exists` knows.
-    pub(super) fn check(&self, exists: impl Fn(&Path) -> bool) -> anyhow::Result<()> {
+    /// The first that isn't among those which `is_image` knows.
+    pub(super) fn check(&self, is_image: impl Fn(&Path) -> bool) -> anyhow::Result<()> {
         let Groups::List(List { shown, groups }) = self else { return Ok(()) };
-        let missing = groups.iter().filter(|(path, _)| !exists(Path::new(path)));
+        let missing = groups.iter().filter(|(path, _)| !is_image(Path::new(path)));
         if let Some((path, listed)) = missing.min_by_key(|(_, listed)| listed.line) {
             anyhow::bail!(
                 "{shown}: line {}: expected the path of an image within the folder of the data, found \
@@ -111,6 +119,12 @@ impl List {
             if line == 1 && (file.as_str(), group.as_str()) == ("file", "group") {
                 continue;
             }
+            let file = plain(&file).with_context(|| {
+                format!(
+                    "{}: expected a path within the folder of the data, found `{file}`",
+                    place()
+                )
+            })?;
             if let Some(before) = groups.get(&file).filter(|before| before.group != group) {
                 anyhow::bail!(
                     "{}: expected `{file}` in group `{}`, as in line {}, found `{group}`",
@@ -123,6 +137,42 @@ impl List {
         }
         Ok(List { shown, groups })
     }
+}
+
+/// A path within a folder, with one `/` between its parts and nothing else; nothing where it leads out.
+fn plain(path: &str) -> Option<String> {
+    let parts = Path::new(path).components().filter(|part| *part != Component::CurDir);
+    let names = parts.map(|part| match part {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    });
+    Some(names.collect::<Option<Vec<_>>>()?.join("/"))
+}
+
+/// Which groups are held out, each whole, in their order: those that bring the numbers of its classes'
+/// images no further from their shares in sum, and leave images of each. A group is the classes of its
+/// images.
+pub(super) fn held_out(groups: &[Vec<usize>], shares: &[usize]) -> Vec<bool> {
+    let mut left = vec![0; shares.len()];
+    groups.iter().flatten().for_each(|class| left[*class] += 1);
+    let mut taken = vec![0usize; shares.len()];
+    let is_held_out = |group: &Vec<usize>| {
+        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+        group.iter().for_each(|class| *counts.entry(*class).or_default() += 1);
+        let off = |of: &dyn Fn(usize, usize) -> usize| -> usize {
+            counts.iter().map(|(class, count)| of(*class, *count).abs_diff(shares[*class])).sum()
+        };
+        let leaves_some = counts.iter().all(|(class, count)| *count < left[*class]);
+        let fits = off(&|class, count| taken[class] + count) <= off(&|class, _| taken[class]);
+        if leaves_some && fits {
+            for (class, count) in counts {
+                taken[class] += count;
+                left[class] -= count;
+            }
+        }
+        leaves_some && fits
+    };
+    groups.iter().map(is_held_out).collect()
 }
 
 #[cfg(test)]
@@ -170,6 +220,10 @@ mod tests {
         assert_eq!(listed, matched);
         assert_eq!(listed[1].len(), 12);
         assert_ne!(listed, parts(&folder, "").unwrap());
+        // However a path is written.
+        let longer = list.replace("\"train/", "\"./train//").replace("/cat/", "/./cat/");
+        fs::write(folder.path().join("groups.csv"), longer).unwrap();
+        assert_eq!(parts(&folder, "group_list = 'groups.csv'").unwrap(), listed);
         // One that isn't listed is a group of its own.
         let short = list.replace("\"train/cat/cat3_1.png\",cat3\n", "");
         fs::write(folder.path().join("groups.csv"), short).unwrap();
@@ -179,6 +233,30 @@ mod tests {
             groups.collect::<std::collections::BTreeSet<_>>().len()
         };
         assert_eq!(number(&train) + number(&test), 21);
+    }
+
+    #[test]
+    fn groups_that_cannot_stay_on_one_side_are_refused() {
+        let folder = films();
+        let told = |option| format!("{:#}", parts(&folder, option).unwrap_err());
+        let partly = told("group = '^(cat[^_]*)_'");
+        assert!(
+            partly.ends_with(
+                "_0.png: expected a name that group = '^(cat[^_]*)_' matches, found `dog0_0.png`"
+            ),
+            "{partly}"
+        );
+        fs::create_dir_all(folder.path().join("test/cat")).unwrap();
+        let from = folder.path().join("train/cat/cat3_1.png");
+        fs::rename(from, folder.path().join("test/cat/cat3_1.png")).unwrap();
+        let straddling = told("group = '^([^_]*)_'");
+        assert!(
+            straddling
+                .contains("cat3_0.png: expected the images of group `cat3` on one side, found ")
+                && straddling.ends_with("test/cat/cat3_1.png too"),
+            "{straddling}"
+        );
+        assert_eq!(parts(&folder, "").unwrap()[1].len(), 1);
     }
 
     #[test]
@@ -199,6 +277,12 @@ mod tests {
             refusal(b"train/cat/cat0_0.png,a\ntrain/cat/cat0_0.png,b\n"),
             "LIST: line 2: expected `train/cat/cat0_0.png` in group `a`, as in line 1, found `b`"
         );
+        for wrong in ["/train/cat/cat0_0.png", "train/../train/cat/cat0_0.png"] {
+            let expected = format!(
+                "LIST: line 1: expected a path within the folder of the data, found `{wrong}`"
+            );
+            assert_eq!(refusal(format!("{wrong},a\n").as_bytes()), expected);
+        }
         for wrong in ["train/cat/cat0_0.png", "train/cat/cat0_0.png,", ",a", "a,b,c"] {
             let expected = format!(
                 "LIST: line 1: expected a file and its group, `PATH,GROUP`, found `{wrong}`"

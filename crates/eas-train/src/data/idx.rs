@@ -99,7 +99,11 @@ impl DataSource for Idx {
         let [images, _] = self.files(directory, &TRAINING)?;
         let (shape, images) = images_header(&mut stream(&images)?)?;
         let classes = self.classes(directory)?;
-        Ok(Description { shape, classes, images: images as usize })
+        let test_images = match self.files(directory, &TESTING) {
+            Ok([images, _]) => images_header(&mut stream(&images)?)?.1 as usize,
+            Err(_) => 0,
+        };
+        Ok(Description { shape, classes, images: images as usize, test_images })
     }
 
     fn train(&self, directory: &Path) -> anyhow::Result<Labelled> {

@@ -50,13 +50,15 @@ pub fn images_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// What is in a folder and not hidden.
+/// What is in a folder and not hidden, in order.
 pub(super) fn visible(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let shown = folder.display();
     let entries = fs::read_dir(folder).with_context(|| format!("{shown}: expected a folder"))?;
-    let paths: Vec<PathBuf> =
+    let mut paths: Vec<PathBuf> =
         entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    Ok(paths.into_iter().filter(|path| !name_of(path).starts_with('.')).collect())
+    paths.retain(|path| !name_of(path).starts_with('.'));
+    paths.sort();
+    Ok(paths)
 }
 
 /// The last part of a path.
@@ -127,10 +129,9 @@ fn cut_to_sides(image: DynamicImage, across: u64, down: u64) -> DynamicImage {
 /// Decodes an image, whatever its file's name says it is, and turns it as its camera was held.
 fn decode(bytes: &[u8]) -> anyhow::Result<DynamicImage> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(LONGEST_SIDE);
-    limits.max_image_height = Some(LONGEST_SIDE);
+    let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MOST_MEMORY);
+    // Sides are asked for below, where they can be told.
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder().context("expected a PNG, JPEG or WebP image")?;
     let (width, height) = decoder.dimensions();
@@ -139,6 +140,8 @@ fn decode(bytes: &[u8]) -> anyhow::Result<DynamicImage> {
         "byte 0: expected sides of at most {LONGEST_SIDE} pixels and {MOST_MEMORY} bytes in all, found \
          {width}x{height}"
     );
+    limits.max_image_width = Some(LONGEST_SIDE);
+    limits.max_image_height = Some(LONGEST_SIDE);
     decoder.set_limits(limits).context("expected an image within the limits of memory")?;
     let turned = decoder.orientation().context("expected an image")?;
     let mut image = DynamicImage::from_decoder(decoder).context("expected a whole image")?;

@@ -49,6 +49,8 @@ pub struct Description {
     pub classes: Vec<String>,
     /// Images to train and to validate on.
     pub images: usize,
+    /// Images to test on; none where there is no part for that.
+    pub test_images: usize,
 }
 
 /// A data set.

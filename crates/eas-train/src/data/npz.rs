@@ -1,6 +1,7 @@
 //! NumPy's archives of arrays (`.npz`, Harris et al. 2020; NEP 1 is the format of each array).
 
-use std::io::{BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -87,9 +88,13 @@ impl DataSource for Npz {
 
     fn describe(&self, directory: &Path) -> anyhow::Result<Description> {
         let path = resolve(directory, &self.path);
-        let header = self.array(&path, &self.training[0], |from| header(from))?;
-        let (shape, images) = header.images(self.channels)?;
-        Ok(Description { shape, classes: self.classes(&path)?, images: images as usize })
+        let images =
+            |name: &str| self.array(&path, name, |from| header(from)?.images(self.channels));
+        let (shape, count) = images(&self.training[0])?;
+        let is_tested = archive(&path)?.index_for_name(&file_of(&self.testing[0])).is_some();
+        let test_count = if is_tested { images(&self.testing[0])?.1 } else { 0 };
+        let (images, test_images) = (count as usize, test_count as usize);
+        Ok(Description { shape, classes: self.classes(&path)?, images, test_images })
     }
 
     fn train(&self, directory: &Path) -> anyhow::Result<Labelled> {
@@ -107,17 +112,15 @@ impl Npz {
         &self,
         path: &Path,
         name: &str,
-        read: impl FnOnce(&mut Stream<&mut dyn Read>) -> anyhow::Result<T>,
+        read: impl FnOnce(&mut Stream<&mut dyn BufRead>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let shown = path.display();
-        let file = open(path, "a NumPy .npz file")?;
-        let mut archive = zip::ZipArchive::new(file)
-            .with_context(|| format!("{shown}: expected a NumPy .npz file"))?;
+        let mut archive = archive(path)?;
         let mut entry = archive
-            .by_name(&format!("{name}.npy"))
+            .by_name(&file_of(name))
             .with_context(|| format!("{shown}: expected an array `{name}`"))?;
         let mut entry = BufReader::new(&mut entry);
-        read(&mut Stream::new(&mut entry as &mut dyn Read, format!("{shown}: {name}.npy")))
+        read(&mut Stream::new(&mut entry as &mut dyn BufRead, format!("{shown}: {name}.npy")))
     }
 
     /// A class for each number up to the largest label of the training images.
@@ -135,6 +138,17 @@ impl Npz {
     }
 }
 
+fn archive(path: &Path) -> anyhow::Result<zip::ZipArchive<BufReader<File>>> {
+    let file = open(path, "a NumPy .npz file")?;
+    let shown = path.display();
+    zip::ZipArchive::new(file).with_context(|| format!("{shown}: expected a NumPy .npz file"))
+}
+
+/// The file in an archive that holds an array.
+fn file_of(array: &str) -> String {
+    format!("{array}.npy")
+}
+
 /// What an array's header says.
 #[derive(Debug, PartialEq)]
 struct Header {
@@ -147,10 +161,10 @@ struct Header {
 
 impl Header {
     /// The shape of an image, and how many there are.
-    fn images(&self, channels: Channels) -> anyhow::Result<(Shape, u64)> {
+    fn images(&self, channels_at: Channels) -> anyhow::Result<(Shape, u64)> {
         let Header { place, kind, shape } = self;
         ensure!(kind == "|u1", "{place}: expected images of type |u1, found {kind}");
-        let (count, size) = match (shape[..].as_ref(), channels) {
+        let (count, size) = match (shape[..].as_ref(), channels_at) {
             ([count, height, width], _) => (*count, [1, *height, *width]),
             ([count, height, width, channels], Channels::Last)
             | ([count, channels, height, width], Channels::First) => {
@@ -161,11 +175,18 @@ impl Header {
         let fits = !shape.contains(&0) && product(shape, MOST_PIXELS).is_some();
         ensure!(fits, "{place}: expected 1 to {MOST_PIXELS} pixels in all, found {shape:?}");
         let [channels, height, width] = size.map(|size| size as usize);
+        let seem_first = channels > 4 && shape.len() == 4 && [1, 3].contains(&shape[1]);
+        ensure!(
+            channels_at == Channels::First || !seem_first,
+            "{place}: expected images of [height, width, channels], found {:?}; where the channels \
+             come first, say channels = \"first\"",
+            &shape[1..]
+        );
         Ok((Shape::Image { channels, height, width }, count))
     }
 }
 
-fn header(from: &mut Stream<&mut dyn Read>) -> anyhow::Result<Header> {
+fn header(from: &mut Stream<&mut dyn BufRead>) -> anyhow::Result<Header> {
     let place = from.here();
     let magic: [u8; 8] = from.array("a header")?;
     ensure!(magic.starts_with(b"\x93NUMPY"), "{place}: expected a NumPy array");
@@ -200,7 +221,7 @@ fn header(from: &mut Stream<&mut dyn Read>) -> anyhow::Result<Header> {
 
 /// Images, with their channels first.
 pub(super) fn images(
-    from: &mut Stream<&mut dyn Read>,
+    from: &mut Stream<&mut dyn BufRead>,
     channels: Channels,
 ) -> anyhow::Result<(Shape, Vec<u8>)> {
     let header = header(from)?;
@@ -210,6 +231,7 @@ pub(super) fn images(
     };
     let size = depth * height * width;
     let pixels = from.bytes(count * size as u64, "pixels")?;
+    ends(from)?;
     if channels == Channels::First || depth == 1 {
         return Ok((shape, pixels));
     }
@@ -219,8 +241,14 @@ pub(super) fn images(
     Ok((shape, planes.collect()))
 }
 
+/// Reads up to the end, where an archive's sums are checked.
+fn ends(from: &mut Stream<&mut dyn BufRead>) -> anyhow::Result<()> {
+    ensure!(from.is_at_end()?, "{}: expected the end, found more", from.here());
+    Ok(())
+}
+
 /// Labels from 0 to 255.
-pub(super) fn labels(from: &mut Stream<&mut dyn Read>) -> anyhow::Result<Vec<u8>> {
+pub(super) fn labels(from: &mut Stream<&mut dyn BufRead>) -> anyhow::Result<Vec<u8>> {
     let Header { place, kind, shape } = header(from)?;
     let count = match shape[..] {
         [count] | [count, 1] if count <= MOST_PIXELS / 8 => count,
@@ -234,6 +262,7 @@ pub(super) fn labels(from: &mut Stream<&mut dyn Read>) -> anyhow::Result<Vec<u8>
         _ => bail!("{place}: expected labels that are whole numbers, found type {kind}"),
     };
     let bytes = from.bytes(count * size as u64, "labels")?;
+    ends(from)?;
     let mut labels = Vec::with_capacity(count as usize);
     for (image, label) in bytes.chunks_exact(size).enumerate() {
         // Little-endian: what is above the first byte must be 0.

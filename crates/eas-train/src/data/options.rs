@@ -79,7 +79,11 @@ impl<'de> Deserialize<'de> for Mirror {
 
 /// Augmentation as a spec writes it: what isn't written is as the data set has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table such as { pad_crop = 4, mirror = true }"
+)]
 pub(super) struct AugmentOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pad_crop: Option<usize>,

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use eas_ir::{Images, Normalisation, Rng, Shape};
 
 use rayon::prelude::*;
 
 use super::batches::normalise;
+use super::groups;
 use super::{Augment, DataOptions, Description, Labelled};
 
 /// Some images of a data set.
@@ -142,22 +143,17 @@ impl TrainingData {
 /// within one image), drawn from `rng`. The validation images don't depend on how many are trained
 /// on. Normalisation comes from the training images alone.
 ///
-/// Groups stay whole, so that validation images may be fewer than asked for, and no class gets more of
-/// them than its share.
+/// Groups stay whole, so that validation images may be more or fewer than asked for: as near to each
+/// class's share as groups in random order come.
 ///
 /// # Errors
-/// As [`DataOptions::check`], and where all images to train on are held out, or none to validate on
-/// since no group fits.
+/// As [`DataOptions::check`], and where a class has a share of the validation images of which no group
+/// comes near.
 pub fn split(source: Labelled, options: DataOptions, rng: &Rng) -> anyhow::Result<TrainingData> {
     let (shape, classes, images) = (source.shape(), source.classes().to_vec(), source.len());
-    options.check(&Description { shape, classes: classes.clone(), images })?;
+    options.check(&Description { shape, classes: classes.clone(), images, test_images: 0 })?;
     if let Some(groups) = source.groups() {
-        let (validation, train) = take_groups(&source, groups, options, rng);
-        ensure!(
-            options.validation == 0 || !validation.is_empty(),
-            "validation = {}: expected groups that fit a class's share, found none; ask for more",
-            options.validation
-        );
+        let (validation, train) = take_groups(&source, groups, options, rng)?;
         return parts(source, validation, train, options);
     }
     let mut places: Vec<Vec<usize>> = vec![Vec::new(); classes.len()];
@@ -187,14 +183,14 @@ fn parts(
     Ok(TrainingData { train, validation, classes, normalisation, augment: options.augment })
 }
 
-/// Whole groups in random order for validation, as long as no class gets more than its share, and of
-/// the others the images to train on, as without groups.
+/// Whole groups in random order for validation, and of the others the images to train on, as without
+/// groups.
 fn take_groups(
     source: &Labelled,
     groups: &[u32],
     options: DataOptions,
     rng: &Rng,
-) -> (Vec<usize>, Vec<usize>) {
+) -> anyhow::Result<(Vec<usize>, Vec<usize>)> {
     let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     groups
         .iter()
@@ -202,23 +198,29 @@ fn take_groups(
         .for_each(|(place, group)| members.entry(*group).or_default().push(place));
     let mut members: Vec<Vec<usize>> = members.into_values().collect();
     rng.split("split").shuffle(&mut members);
-    let mut left = apportion(options.validation, &source.class_counts());
-    let mut held_out = vec![Vec::new(); left.len()];
-    let mut others = vec![Vec::new(); left.len()];
-    for places in members {
-        let mut needs = vec![0; left.len()];
-        places.iter().for_each(|place| needs[source.label(*place)] += 1);
-        let fits = needs.iter().zip(&left).all(|(needs, left)| needs <= left);
-        if fits {
-            left.iter_mut().zip(&needs).for_each(|(left, needs)| *left -= needs);
-        }
-        let taken = if fits { &mut held_out } else { &mut others };
-        places.iter().for_each(|place| taken[source.label(*place)].push(*place));
+    let shares = apportion(options.validation, &source.class_counts());
+    let labels = |places: &Vec<usize>| places.iter().map(|place| source.label(*place)).collect();
+    let is_held_out = groups::held_out(&members.iter().map(labels).collect::<Vec<_>>(), &shares);
+    let mut held_out = vec![Vec::new(); shares.len()];
+    let mut others = vec![Vec::new(); shares.len()];
+    for (places, is_held_out) in members.iter().zip(is_held_out) {
+        let side = if is_held_out { &mut held_out } else { &mut others };
+        places.iter().for_each(|place| side[source.label(*place)].push(*place));
+    }
+    let lacks = (0..shares.len()).find(|class| shares[*class] > 0 && held_out[*class].is_empty());
+    if let Some(class) = lacks {
+        bail!(
+            "validation = {}: expected a whole group of class `{}` near its share of {} images, found \
+             none; ask for more images, or for smaller groups",
+            options.validation,
+            source.classes()[class],
+            shares[class]
+        );
     }
     let all = |lists: &[Vec<usize>]| lists.iter().map(Vec::len).sum::<usize>();
     let (validation, there) = (all(&held_out), all(&others));
     let train = options.train.unwrap_or(there).min(there);
-    (take_stratified(&mut held_out, validation), take_stratified(&mut others, train))
+    Ok((take_stratified(&mut held_out, validation), take_stratified(&mut others, train)))
 }
 
 /// Places of images of `others` that are in `split` too, pixel by pixel: what was trained on says

@@ -14,6 +14,7 @@ use super::options::AugmentOptions;
 use super::{Augment, DataOptions, DataPlugin, DataSource, Description, Labelled, names, resolve};
 
 const SIDE: usize = 32;
+const TESTING: &str = "test_32x32.mat";
 const PIXELS: usize = 3 * SIDE * SIDE;
 const SHAPE: Shape = Shape::Image { channels: 3, height: SIDE, width: SIDE };
 const CLASSES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
@@ -69,11 +70,16 @@ impl DataSource for Svhn {
     }
 
     fn describe(&self, directory: &Path) -> anyhow::Result<Description> {
+        let count_of = |path: &Path| {
+            mat::find(stream(path)?, "X", |header, array| count(header, &array.here()))
+        };
         let mut images = 0;
         for path in self.training(directory)? {
-            images += mat::find(stream(&path)?, "X", |header, array| count(header, &array.here()))?;
+            images += count_of(&path)?;
         }
-        Ok(Description { shape: SHAPE, classes: names(&CLASSES), images })
+        let test = self.file(directory, TESTING).ok();
+        let test_images = test.map_or(Ok(0), |path| count_of(&path))?;
+        Ok(Description { shape: SHAPE, classes: names(&CLASSES), images, test_images })
     }
 
     fn train(&self, directory: &Path) -> anyhow::Result<Labelled> {
@@ -81,7 +87,7 @@ impl DataSource for Svhn {
     }
 
     fn test(&self, directory: &Path) -> anyhow::Result<Labelled> {
-        read(&[self.file(directory, "test_32x32.mat")?])
+        read(&[self.file(directory, TESTING)?])
     }
 }
 

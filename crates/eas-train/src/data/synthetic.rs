@@ -148,7 +148,7 @@ impl DataSource for Synthetic {
 
     fn describe(&self, _: &Path) -> anyhow::Result<Description> {
         let (shape, classes) = (self.shape(), self.classes());
-        Ok(Description { shape, classes, images: self.images })
+        Ok(Description { shape, classes, images: self.images, test_images: self.images })
     }
 
     fn train(&self, _: &Path) -> anyhow::Result<Labelled> {
