@@ -20,7 +20,9 @@ use crate::exit;
 use crate::plan::{Retries, Running, Workers};
 use crate::print::Bar;
 use crate::room::NoRoom;
-use crate::runs::{AttemptEnd, Event, Index, Purpose, Run, TrialRecord, TrialResult, Unfinished};
+use crate::runs::{
+    AttemptEnd, Event, FoundDamaged, Index, Purpose, Run, TrialRecord, TrialResult, Unfinished,
+};
 use crate::stop;
 
 use machine::Machine;
@@ -360,19 +362,23 @@ impl<'a> Dispatcher<'a> {
         if exit == Some(Exit::Code(exit::NO_ROOM)) {
             bail!(NoRoom(format!("trial {trial}: {}", ending.log)));
         }
+        if exit == Some(Exit::Code(exit::DAMAGED)) {
+            let (log, root) = (&ending.log, self.run.root().display());
+            let advice = format!("eas verify {root} --repair has what is damaged trained again");
+            bail!(FoundDamaged(format!("trial {trial}: {log}\n{advice}")));
+        }
         task.count(kind, ending.seconds);
         task.alone |= exit == Some(Exit::Signal(9)) && cancelled.is_none();
         let Retries { lost, failed } = self.limits.retries;
-        let damaged = exit == Some(Exit::Code(exit::DAMAGED));
         let why = if cancelled == Some(Reason::TooLong) {
             let limit = self.limits.timeout.unwrap_or_default();
             Some(format!("it took longer than {}", humantime::format_duration(limit)))
         } else if task.lost > lost {
             Some(format!("it was lost {} times; at last: {why}", task.lost))
-        } else if task.failed > failed || damaged {
+        } else if task.failed > failed {
             // A program that ends by itself without a result complains of its surroundings, which no
             // architecture is to blame for; one that breaks down may do so because of this one.
-            ensure!(!matches!(exit, Some(Exit::Code(1..=4))), "trial {trial}: {}", ending.log);
+            ensure!(!matches!(exit, Some(Exit::Code(1..=3))), "trial {trial}: {}", ending.log);
             let times = task.failed;
             Some(format!("the program failed {times} times; at last: {why}: {}", ending.log))
         } else {

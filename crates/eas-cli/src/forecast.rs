@@ -14,6 +14,8 @@ use crate::plan::{Plan, Stage};
 
 /// Random children whose median size stands for all.
 const SAMPLE: usize = 9;
+/// Bytes that the records of a trial take, about: six files of a block or two, and its row of the index.
+const BYTES_OF_RECORDS: u64 = 40 << 10;
 /// Seconds that each measurement takes, about.
 const MEASURED: f64 = 1.5;
 
@@ -42,7 +44,8 @@ pub(crate) struct Forecast {
     pub(crate) child_macs: u64,
     /// Of the whole run.
     pub(crate) seconds: f64,
-    /// Bytes that models and momentum take at most: all of them, or `store.size` where that is less.
+    /// Bytes that the run takes at most: models and momentum, all of them or `store.size` where that is
+    /// less, the records of trials, and the program.
     pub(crate) disk: u64,
     /// Bytes of what is never removed, about: what the search may go on from and the best.
     pub(crate) disk_needed: u64,
@@ -139,8 +142,13 @@ pub(crate) fn forecast(
     let copies = if plan.child.momentum == eas_train::Momentum::Carry { 2 } else { 1 };
     let each = rates.child_parameters * 4 * copies + 32 * 1024;
     let live = plan.stages.iter().map(|stage| live(plan, stage)).max().unwrap_or(0);
-    let disk_needed = (live + plan.storage.keep_best + plan.finals.networks + 4) as u64 * each;
-    let disk = (models * each).min(plan.storage.size.max(disk_needed));
+    let needed = (live + plan.storage.keep_best + plan.finals.networks + 4) as u64;
+    // What isn't in the store: the program that is kept, and each trial's records.
+    let program = std::env::current_exe().and_then(std::fs::metadata).map_or(0, |file| file.len());
+    let besides = program + models * BYTES_OF_RECORDS;
+    let disk_needed = needed.min(models) * each;
+    let disk = (models * each).min(plan.storage.size.max(disk_needed)) + besides;
+    let disk_needed = disk_needed + besides;
     Ok(Forecast {
         start_rate: rates.start,
         child_rate: rates.child,

@@ -1,5 +1,9 @@
 //! The one module that writes to the terminal: results to stdout, progress and errors to stderr.
+//!
+//! Much of it was read from files that may be a stranger's, so that what people read goes out without
+//! what a terminal would obey. What programs read goes out as it is.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -8,6 +12,11 @@ use serde::Serialize;
 
 /// Writes a result. A reader that has gone (`eas list | head -1`) is no error.
 pub(crate) fn result(text: &str) {
+    verbatim(&legible_lines(text));
+}
+
+/// Writes a result that a program reads, such as JSON, as it is.
+pub(crate) fn verbatim(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let ended = if text.ends_with('\n') { "" } else { "\n" };
     // Nobody is left to tell where stdout is closed.
@@ -17,7 +26,7 @@ pub(crate) fn result(text: &str) {
 /// Writes a result as JSON.
 pub(crate) fn json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => result(&text),
+        Ok(text) => verbatim(&text),
         Err(error) => note(&format!("error: no JSON for this: {error}")),
     }
 }
@@ -25,7 +34,7 @@ pub(crate) fn json(value: &impl Serialize) {
 /// Writes a result as one line of JSON.
 pub(crate) fn json_line(value: &impl Serialize) {
     match serde_json::to_string(value) {
-        Ok(text) => result(&text),
+        Ok(text) => verbatim(&text),
         Err(error) => note(&format!("error: no JSON for this: {error}")),
     }
 }
@@ -33,7 +42,7 @@ pub(crate) fn json_line(value: &impl Serialize) {
 /// Writes a line of progress.
 pub(crate) fn note(text: &str) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "{text}");
+    let _ = writeln!(stderr, "{}", legible_lines(text));
 }
 
 /// Writes an error and what led to it, on one line unless the message has more.
@@ -49,10 +58,26 @@ pub(crate) fn usage(error: &clap::Error) {
 }
 
 /// A text from elsewhere, such as the name of a class or of a file, without what would move a terminal's
-/// cursor or change its colours.
+/// cursor or change its colours, and on one line.
 pub(crate) fn legible(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    text.chars().map(escape).collect()
+    escaped(text, char::is_control).into_owned()
+}
+
+/// The same of a text that may have several lines.
+fn legible_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
+/// A text with these characters as Rust writes them.
+fn escaped(text: &str, is_meant: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(is_meant) {
+        return text.into();
+    }
+    let mut legible = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_meant(c) { legible.extend(c.escape_default()) } else { legible.push(c) }
+    }
+    legible.into()
 }
 
 /// Rows as aligned columns; the first row is the header.
@@ -119,7 +144,7 @@ impl Bar {
 
     /// What is being done.
     pub(crate) fn message(&self, text: &str) {
-        self.bar.set_message(text.to_owned());
+        self.bar.set_message(legible_lines(text).into_owned());
     }
 
     /// A line that stays.
@@ -130,7 +155,7 @@ impl Bar {
         if self.bar.is_hidden() || !std::io::stderr().is_terminal() {
             note(text);
         } else {
-            self.bar.println(text);
+            self.bar.println(legible_lines(text));
         }
     }
 
@@ -161,7 +186,7 @@ impl Screen {
 
     /// Draws a text in place of the last one.
     pub(crate) fn draw(&self, text: &str) {
-        self.0.set_message(text.to_owned());
+        self.0.set_message(legible_lines(text).into_owned());
         self.0.tick();
     }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
@@ -16,7 +17,7 @@ pub(super) struct Fault {
     pub(super) name: &'static str,
     /// Why it can't be had here.
     pub(super) available: fn() -> anyhow::Result<()>,
-    /// Injects it; false where the search was over before, or had nothing to be hit.
+    /// Injects it; false where the search was over before, had nothing to be hit, or didn't show that it was.
     pub(super) inject: fn(&mut Search, &mut Rng) -> anyhow::Result<bool>,
 }
 
@@ -147,11 +148,16 @@ fn at_a_place(
     let place = places[rng.below(places.len())];
     let marker = search.path(&format!("marker-{}", rng.next_u32()));
     search.start_with("EAS_FAILPOINT", format!("{place}={action}={}", marker.display()))?;
+    comes(search, || marker.exists())
+}
+
+/// Waits for something to be seen, as long as the search is under way, or for two moments. Whether it was.
+fn comes(search: &mut Search, is_there: impl Fn() -> bool) -> anyhow::Result<bool> {
     let started = Instant::now();
-    while !marker.exists() && search.ended()?.is_none() && started.elapsed() < 2 * MOMENT {
+    while !is_there() && search.ended()?.is_none() && started.elapsed() < 2 * MOMENT {
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(marker.exists())
+    Ok(is_there())
 }
 
 /// Its files are moved to a small file system, which is made larger once it was full.
@@ -336,14 +342,42 @@ fn bad_index(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// A column of the index, in the words that made it, which SQLite keeps as they are.
+const COLUMN: &[u8] = b"seconds REAL";
+/// As a schema of the future might call it, in as many bytes.
+const FUTURE_COLUMN: &[u8] = b"moments REAL";
+
+fn place_of(words: &[u8], bytes: &[u8]) -> Option<usize> {
+    bytes.windows(words.len()).position(|part| part == words)
+}
+
 fn future_index(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool> {
     let Some(path) = some_file(search, rng, is_index)? else { return Ok(false) };
-    let mut file = OpenOptions::new().write(true).open(&path)?;
-    // SQLite keeps the version of a schema at byte 60, the high byte first.
-    file.seek(SeekFrom::Start(60))?;
-    file.write_all(&(1000 + rng.next_u32() % 1000).to_be_bytes())?;
+    let mut bytes = fs::read(&path)?;
+    // Where there is a report, nothing is left to do, and nobody opens the index to write to it.
+    if search.run().join("report.json").exists() || place_of(COLUMN, &bytes).is_none() {
+        return Ok(false);
+    }
+    while let Some(place) = place_of(COLUMN, &bytes) {
+        bytes[place..place + COLUMN.len()].copy_from_slice(FUTURE_COLUMN);
+    }
+    fs::write(&path, bytes)?;
+    let file = OpenOptions::new().write(true).open(&path)?;
     file.set_modified(SystemTime::now() + Duration::from_secs(86_400 * 365))?;
-    Ok(true)
+    // What was being written when the coordinator was killed would bring the old schema back.
+    let _ = fs::remove_file(search.run().join("index.sqlite-journal"));
+    let started = Instant::now();
+    loop {
+        search.ended()?;
+        let finished = search.is_finished();
+        if fs::read(&path).is_ok_and(|bytes| place_of(COLUMN, &bytes).is_some()) {
+            return Ok(true);
+        }
+        let late = finished || started.elapsed() > PATIENCE;
+        ensure!(!late, "an index of another schema isn't made anew");
+        search.start()?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn deleted_index(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool> {
@@ -374,11 +408,22 @@ fn may_limit() -> anyhow::Result<()> {
 
 fn no_memory(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool> {
     let Some(trial) = some_trial(search, rng)? else { return Ok(false) };
-    // Whatever it has stays; the next that it asks for fails.
+    let Some(ending) = ending_of(search, trial) else { return Ok(false) };
+    // Whatever it has stays; the next that it asks for fails. One that asks for nothing more isn't hit.
     let limit = format!("--as={}", 1 << 20);
-    Ok(succeeds("prlimit", &[&limit, "--pid", &trial.to_string()]))
+    let limited = succeeds("prlimit", &[&limit, "--pid", &trial.to_string()]);
+    Ok(limited && comes(search, || ending.exists())?)
 }
 
+/// Where it is written how the attempt of this process ended, if it comes to no result.
+fn ending_of(search: &Search, trial: u32) -> Option<PathBuf> {
+    let line = fs::read_to_string(format!("/proc/{trial}/cmdline")).ok()?;
+    let mut words = line.trim_end_matches('\0').rsplit('\0');
+    let (attempt, trial) = (words.next()?, words.next()?);
+    Some(search.run().join(format!("trials/{trial}/attempts/{attempt}/ending.json")))
+}
+
+/// One of the two is refused; where the first had just ended, neither is.
 fn second_coordinator(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool> {
     search.get_on(rng, MOMENT)?;
     if search.is_finished() || !search.is_run() {
@@ -392,11 +437,11 @@ fn second_coordinator(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool
             // Where it came when the first had just ended, it had nothing to do.
             let over = search.ended()?.is_some() || search.is_finished();
             ensure!(!status.success() || over || search.coordinator.is_none(), "two at once");
-            return Ok(true);
+            return Ok(!status.success());
         }
-        if search.ended()?.is_some() {
+        if let Some(status) = search.ended()? {
             search.coordinator = Some(second);
-            return Ok(true);
+            return Ok(!status.success());
         }
         if started.elapsed() > PATIENCE {
             kill(second.id());
@@ -424,9 +469,27 @@ fn clock_jump(search: &mut Search, rng: &mut Rng) -> anyhow::Result<bool> {
         ("FAKETIME_NO_CACHE", "1".to_owned()),
     ];
     search.start_with("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned())?;
-    let hit = search.get_on(rng, MOMENT)?;
+    if !search.get_on(rng, MOMENT)? {
+        return Ok(false);
+    }
     let sign = if rng.below(2) == 0 { '+' } else { '-' };
-    fs::write(&offset, format!("{sign}{}d", 1 + rng.below(4000)))?;
-    search.get_on(rng, MOMENT)?;
-    Ok(hit)
+    let days = format!("{sign}{}", 1 + rng.below(4000));
+    let log = search.run().join("log.jsonl");
+    let before = fs::metadata(&log).map_or(0, |about| about.len() as usize);
+    fs::write(&offset, format!("{days}d"))?;
+    // What the coordinator logs from here on is of the day that it finds itself in.
+    let stamp = format!("\"timestamp\":\"{}", day_in(&days)?);
+    let is_stamped = || {
+        let bytes = fs::read(&log).unwrap_or_default();
+        place_of(stamp.as_bytes(), bytes.get(before..).unwrap_or_default()).is_some()
+    };
+    comes(search, is_stamped)
+}
+
+/// The day that lies so many days ahead, or behind.
+fn day_in(days: &str) -> anyhow::Result<String> {
+    let away = format!("{days} days");
+    let said = Command::new("date").args(["-u", "-d", &away, "+%F"]).output()?;
+    ensure!(said.status.success(), "date doesn't know the day {away} from here");
+    Ok(String::from_utf8(said.stdout)?.trim().to_owned())
 }

@@ -152,7 +152,7 @@ pub(crate) struct Train {
     /// Folder for the trained model
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// The recipe: paper-child, paper-full, quick or fast
+    /// The recipe: paper-child, paper-full, quick, fast or inherited
     #[arg(long, default_value = "quick")]
     pub(crate) recipe: String,
     /// A key of the recipe or data set to set, such as epochs=10 or data.train=5000; may be repeated

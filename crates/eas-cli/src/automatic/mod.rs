@@ -187,6 +187,7 @@ fn spec_of(
         None => String::new(),
     };
     let controller = if sizes.learns() { "reinforce" } else { "random" };
+    let warmup = if sizes.child_epochs < 2 { "warmup_epochs = 0\n" } else { "" };
     let Sizes { start_epochs, child_epochs, batches, networks, final_epochs, compare, .. } = *sizes;
     format!(
         "# Chosen for --data {text} --budget {budget}:\n\
@@ -204,8 +205,8 @@ fn spec_of(
          \n\
          {}\
          \n\
-         [transform.widen]  # Net2WiderNet\n\
-         noise = 1e-2\n\
+         [transform.widen]\n\
+         filters = \"fresh\"  # initialised anew, and what reads them starts at 0\n\
          [transform.deepen]  # Net2DeeperNet\n\
          kernels = [1, 3]\n\
          noise = 1e-3\n\
@@ -217,9 +218,9 @@ fn spec_of(
          epochs = {start_epochs}\n\
          \n\
          [child]\n\
-         recipe = \"quick\"\n\
+         recipe = \"inherited\"  # a warm restart that goes on with the parent's momentum\n\
          epochs = {child_epochs}\n\
-         momentum = \"carry\"  # a child goes on with its parent's\n\
+         {warmup}\
          \n\
          [[stage]]\n\
          batches = {batches}\n\

@@ -27,7 +27,7 @@ use crate::room;
 use crate::runs::{Build, Event, Gone, Lock, Purpose, Run, TrialResult};
 use crate::schedule::Schedule;
 use crate::search::{Found, Search, Start};
-use crate::spec::read_plan;
+use crate::spec::{MOST_TRIALS, read_plan};
 use crate::stop;
 use crate::storage::Keeper;
 
@@ -78,7 +78,10 @@ pub(super) fn resume(args: &args::Resume) -> anyhow::Result<u8> {
     let prepared = prepare(&plan)?;
     let lock = run.lock()?;
     let build = Build::current()?;
-    let differences = run.build()?.differences(&build);
+    let differences = match run.build() {
+        Ok(kept) => kept.differences(&build),
+        Err(error) => vec![format!("{error:#}")],
+    };
     if differences.is_empty() && !run.keeps(&build)? {
         if !args.accept_build {
             return Err(bad_input(format!(
@@ -119,6 +122,14 @@ fn extend(run: &Run, plan: &Plan, args: &args::Resume) -> anyhow::Result<()> {
         return Ok(());
     }
     let schedule = Schedule::new(plan, &run.events()?);
+    let last = schedule.stages.last().map_or(0, |stage| stage.batches.len());
+    let each = plan.stages.last().map_or(0, |stage| stage.halving.trials(stage.networks));
+    if last.saturating_add(batches).saturating_mul(each) > MOST_TRIALS {
+        return Err(bad_input(format!(
+            "--extend-batches {batches}: expected {MOST_TRIALS} trials in a stage at most, found {last} batches \
+             of {each} before"
+        )));
+    }
     let begun = run.begun()?.last().map_or(0, |last| last.0.saturating_add(1));
     let first_trial = TrialId(schedule.finals.0.max(begun));
     let deadline = args.extend_deadline.map(|more| run.seconds() + more.as_secs_f64());
@@ -241,20 +252,42 @@ fn coordinate(
     run: &Run,
     _lock: Lock,
     mut plan: Plan,
-    Prepared { data, start, notes }: Prepared,
+    prepared: Prepared,
     workers: Option<Workers>,
     json: bool,
 ) -> anyhow::Result<u8> {
     let schedule = Schedule::new(&plan, &run.events()?);
-    let known: Option<Report> = run.report()?;
+    let known: Option<Report> = run.report()?.filter(|_| run.best().exists());
     if let Some(report) = known.filter(|report| report.finals == schedule.finals) {
         return show(run, report, json);
     }
+    match conduct(run, &mut plan, &schedule, prepared, workers) {
+        Ok(report) => show(run, report, json),
+        Err(error) if room::is_wanting(&error) => Err(error.context(wanted(run, &plan, &schedule))),
+        Err(error) if error.is::<Interrupted>() => {
+            print::note(&format!(
+                "Interrupted. The trials that were done are in {}: eas trials {0}. To go on: eas resume {0}",
+                run.root().display()
+            ));
+            Ok(exit::INTERRUPTED)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Has trained what isn't yet, and compares the best of it.
+fn conduct(
+    run: &Run,
+    plan: &mut Plan,
+    schedule: &Schedule,
+    Prepared { data, start, notes }: Prepared,
+    workers: Option<Workers>,
+) -> anyhow::Result<Report> {
     log_to(run)?;
     print::note(&format!(
         "{}: {} children of {} trained on {} images, validated on {}; into {}",
         plan.name,
-        schedule.children(&plan),
+        schedule.children(plan),
         plan.space.name,
         data.train.len(),
         data.validation.len(),
@@ -268,38 +301,18 @@ fn coordinate(
     let mut limits = plan.running;
     limits.workers = workers.unwrap_or(limits.workers);
     let index = run.index()?;
-    let bar = Bar::new(schedule.units(&plan));
+    let bar = Bar::new(schedule.units(plan));
     let mut dispatcher =
         Dispatcher::new(run, Some(&index), Some(Box::new(Local::default())), limits, bar)?;
     let digest = data.digest();
     let (transforms, storage) = (plan.transforms.clone(), plan.storage);
     let keeper = Keeper::new(run, storage, dispatcher.bar().clone());
-    let found = Search::new(&mut plan, &transforms, &schedule, run, &digest, &mut dispatcher)
+    let found = Search::new(plan, &transforms, schedule, run, &digest, &mut dispatcher)
         .kept(keeper)
         .run(&start);
     let closed = dispatcher.close();
-    let found = match found {
-        Ok(found) => found,
-        Err(error) if room::is_wanting(&error) => {
-            return Err(error.context(wanted(run, &plan, &schedule)));
-        }
-        Err(error) if error.is::<Interrupted>() => {
-            print::note(&format!(
-                "Interrupted. The trials that were done are in {}: eas trials {0}. To go on: eas resume {0}",
-                run.root().display()
-            ));
-            return Ok(exit::INTERRUPTED);
-        }
-        Err(error) => return Err(error),
-    };
-    let full = |error: anyhow::Error| match room::is_wanting(&error) {
-        true => error.context(wanted(run, &plan, &schedule)),
-        false => error,
-    };
-    let report = closed
-        .and_then(|seconds| compare(run, &plan, &data, &schedule, &found, seconds))
-        .map_err(full)?;
-    show(run, report, json)
+    let found = found?;
+    compare(run, plan, &data, schedule, &found, closed?)
 }
 
 /// What a run needs whose disk is full: how much, where, and how to go on.

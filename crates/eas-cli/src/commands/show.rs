@@ -42,7 +42,10 @@ struct ShownBlock {
 pub(super) fn run(args: &args::Show) -> anyhow::Result<u8> {
     let text = shown(args)?;
     let Some(out) = &args.out else {
-        print::result(&text);
+        match args.format() {
+            Drawing::Json => print::verbatim(&text),
+            Drawing::Text | Drawing::Dot | Drawing::Svg => print::result(&text),
+        }
         return Ok(exit::SUCCESS);
     };
     let path = out.display();

@@ -1,6 +1,6 @@
 //! `eas verify`: whether a run is what it says.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use eas_controller::TrialId;
 use eas_train::{TrainingData, accuracy};
 use eas_transform::Transforms;
@@ -52,6 +52,12 @@ pub(super) fn run(args: &args::Verify) -> anyhow::Result<u8> {
         let _lock = run.lock()?;
         if args.repair {
             taken_back = run.repair()?;
+            if let Some(report) = run.report::<Report>()?
+                && let Some(best) = report.rows.first()
+                && run.result(best.trial).and_then(|best| is_handed_over(&run, &best)).is_err()
+            {
+                run.take_back_report()?;
+            }
         }
         let bar = Bar::new(0);
         bar.message("trials into the index");
@@ -213,6 +219,14 @@ fn replay(
     Ok(found.winner)
 }
 
+/// Whether `best/` is the model of this trial.
+fn is_handed_over(run: &Run, winner: &TrialResult) -> anyhow::Result<()> {
+    let handed_over = eas_ir::SavedModel::load(&run.best()).context("best/")?;
+    let expected = run.model_of(winner)?;
+    ensure!(handed_over == expected, "best/ is not the model of trial {}", winner.trial);
+    Ok(())
+}
+
 /// The accuracy of the best network, measured anew; nothing where it was trained on those images.
 fn measure(
     run: &Run,
@@ -220,9 +234,8 @@ fn measure(
     data: &TrainingData,
 ) -> anyhow::Result<Option<Measured>> {
     let saved = run.model_of(winner)?;
-    if run.best().exists() {
-        let handed_over = eas_ir::SavedModel::load(&run.best())?;
-        ensure!(handed_over == saved, "best/ is not the model of trial {}", winner.trial);
+    if run.report::<Report>()?.is_some() {
+        is_handed_over(run, winner)?;
     }
     let Some(recorded) = winner.accuracy() else { return Ok(None) };
     let found = accuracy(&ENGINE, &saved.model, data, &data.validation, &mut |_| ())?.share();

@@ -42,7 +42,8 @@ impl Busy {
     }
 }
 
-/// Publishes made-up results after made-up times.
+/// Publishes made-up results after made-up times. It runs nothing, stops nothing and finds nothing again,
+/// so that the conformance suite isn't for it.
 struct Simulated {
     run: Run,
     model: Digest,

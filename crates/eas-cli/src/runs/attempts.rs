@@ -5,13 +5,13 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use eas_ir::{Model, Network, Weights, tensor};
+use eas_ir::{Model, Network, Weights, parameter_list, tensor};
 use eas_train::{EpochRecord, Position};
 use eas_transform::Certificate;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{check_plain, read_json, write, write_unsynced};
+use super::{LONGEST, check_plain, read_json, read_within, write, write_unsynced};
 use crate::failpoint::{failpoint, writing};
 
 /// Bytes of a log that an ending quotes.
@@ -135,6 +135,7 @@ impl Attempt {
 
     fn tail(&self) -> String {
         let read = || -> std::io::Result<Vec<u8>> {
+            check_plain(&self.log())?;
             let mut file = File::open(self.log())?;
             let length = file.metadata()?.len();
             file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
@@ -204,8 +205,10 @@ impl Attempt {
 }
 
 fn read_checkpoint(path: &Path, network: &Network) -> anyhow::Result<Checkpoint> {
-    check_plain(path)?;
-    let bytes = fs::read(path)?;
+    let parameters = parameter_list(network, &network.verify()?);
+    let values: usize = parameters.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    // Values and momentum of four bytes each, and what says where they are.
+    let bytes = read_within(path, 8 * values as u64 + LONGEST)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let digest = blake3::hash(&bytes).to_hex();
     ensure!(name.ends_with(digest.as_str()), "{}: damaged", path.display());

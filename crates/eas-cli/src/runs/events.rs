@@ -1,6 +1,6 @@
 //! What a clock or a person forced upon a run, in order: replayed as inputs when it is resumed.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -58,7 +58,8 @@ pub(super) fn append(path: &Path, event: &Event) -> anyhow::Result<()> {
         file.set_len(whole as u64)?;
         file.seek(SeekFrom::End(0))?;
         file.write_all(line.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     };
     add().with_context(|| format!("can't write {}", path.display()))
 }
@@ -68,11 +69,12 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Event>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = String::from_utf8(read_bounded(path)?)
-        .with_context(|| format!("{}: damaged", path.display()))?;
+    let mut bytes = read_bounded(path)?;
+    // A last line that was torn is none, within a character or between two.
+    bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
+    let text = String::from_utf8(bytes).with_context(|| format!("{}: damaged", path.display()))?;
     let mut batches = 0usize;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let lines = whole.lines().enumerate();
+    let lines = text.lines().enumerate();
     lines
         .map(|(number, line)| {
             let place = || format!("{}:{}: damaged", path.display(), number + 1);

@@ -177,6 +177,10 @@ impl Run {
 
     fn unlink_model(&self, trial: TrialId) -> anyhow::Result<()> {
         let link = self.trial(trial).join("model");
+        if !link.is_symlink() {
+            // A copy of a run may have the model itself there, which no search needs.
+            return Ok(());
+        }
         match std::fs::remove_file(&link) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("can't remove {}", link.display()))

@@ -161,16 +161,16 @@ impl Table {
     }
 
     /// The best by validation accuracy, of those that the search goes on from or hands over.
-    pub(super) fn best(&self) -> anyhow::Result<Option<TrialId>> {
+    pub(super) fn best(&self) -> anyhow::Result<Option<TrialResult>> {
         let mut select = self.0.prepare(
-            "SELECT trial, purpose FROM trial WHERE ending = 'trained' AND accuracy IS NOT NULL
+            "SELECT result, purpose FROM trial WHERE ending = 'trained' AND accuracy IS NOT NULL
              ORDER BY accuracy DESC, trial",
         )?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let words: String = row.get(1)?;
             if Purpose::CANDIDATES.iter().any(|purpose| purpose.words() == words) {
-                return Ok(Some(TrialId(row.get(0)?)));
+                return result_of(row).map(Some);
             }
         }
         Ok(None)
@@ -182,8 +182,7 @@ impl Table {
         let mut rows = select.query([])?;
         let mut results = Vec::new();
         while let Some(row) = rows.next()? {
-            let text = row.get_ref(0)?.as_str()?;
-            results.push(serde_json::from_str(text).context("index.sqlite: damaged")?);
+            results.push(result_of(row)?);
         }
         Ok(results)
     }
@@ -200,6 +199,11 @@ impl Table {
     }
 }
 
+/// The result that a row begins with.
+fn result_of(row: &rusqlite::Row<'_>) -> anyhow::Result<TrialResult> {
+    serde_json::from_str(row.get_ref(0)?.as_str()?).context("index.sqlite: damaged")
+}
+
 /// All that a database consists of, in the words that made it.
 fn schema(connection: &Connection) -> anyhow::Result<Vec<String>> {
     let mut select = connection.prepare(
@@ -214,14 +218,15 @@ impl Run {
         self.root.join("index.sqlite")
     }
 
-    /// The index, to be written to; one that is damaged, or of another version, is made anew.
+    /// The index, to be written to, with all that is published; one that is damaged, or of another
+    /// version, is made anew.
     pub(crate) fn index(&self) -> anyhow::Result<Index<'_>> {
         let path = self.index_path();
         let table = match Table::open(&path) {
             Err(error) if !crate::room::is_wanting(&error) => self
                 .rebuild_index(&mut |_, _| ())
                 .with_context(|| format!("{}: {error}; it can't be made anew", path.display())),
-            opened => opened,
+            opened => opened.and_then(|table| table.fill(self, &mut |_, _| ()).map(|()| table)),
         };
         Ok(Index { run: self, table: RefCell::new(table?) })
     }
@@ -257,11 +262,16 @@ impl Run {
 }
 
 impl Table {
+    /// Adds what is published and isn't in it; tells how many of how many trials were looked at.
     fn fill(&self, run: &Run, tell: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
-        let trials = run.begun()?;
+        let (trials, known) = (run.begun()?, self.trials()?);
         self.0.execute_batch("BEGIN")?;
         for (place, trial) in trials.iter().enumerate() {
-            run.published(*trial)?.map_or(Ok(()), |result| self.put(&result))?;
+            if !known.contains(trial)
+                && let Some(result) = run.published(*trial)?
+            {
+                self.put(&result)?;
+            }
             tell(place + 1, trials.len());
         }
         Ok(self.0.execute_batch("COMMIT")?)

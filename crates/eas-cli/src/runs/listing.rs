@@ -77,7 +77,6 @@ impl Listing<'_> {
     /// The best by validation accuracy, of those that the search goes on from or hands over.
     pub(crate) fn best(&self) -> anyhow::Result<Option<TrialResult>> {
         let indexed = self.index.as_ref().map_or(Ok(None), Table::best)?;
-        let indexed = indexed.map(|trial| self.run.result(trial)).transpose()?;
         let candidates = self.others.iter().filter(|result| result.purpose.is_candidate());
         let measured = candidates.filter(|result| result.accuracy().is_some());
         Ok(indexed.into_iter().chain(measured.cloned()).min_by(|a, b| a.compare(b)))

@@ -41,9 +41,8 @@ impl Lock {
                 Ok(()) => {
                     let holder = Holder { pid: std::process::id(), host: host() };
                     let text = serde_json::to_vec(&holder)?;
-                    file.set_len(0)
-                        .and_then(|()| file.write_all(&text))
-                        .with_context(|| format!("can't write {}", path.display()))?;
+                    // Whoever makes room on a full disk holds it too: who that is may not fit.
+                    let _ = file.set_len(0).and_then(|()| file.write_all(&text));
                     return Ok(Lock { _file: file });
                 }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
@@ -65,7 +64,10 @@ impl Lock {
         check_plain(path).ok()?;
         let file = File::open(path).ok()?;
         match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => read_json(path).ok(),
+            Err(TryLockError::WouldBlock) => {
+                let unknown = || Holder { pid: 0, host: "a machine that isn't known".to_owned() };
+                Some(read_json(path).unwrap_or_else(|_| unknown()))
+            }
             Ok(()) | Err(TryLockError::Error(_)) => None,
         }
     }

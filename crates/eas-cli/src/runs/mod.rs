@@ -56,7 +56,7 @@ pub(crate) use garbage::{Amount, Collected, Reason};
 pub(crate) use index::Index;
 pub(crate) use lock::{Holder, Lock, host};
 pub(crate) use records::{Continued, Origin, Part, Purpose, Training, TrialRecord, TrialResult};
-pub(crate) use store::{Damaged, Gone, Store};
+pub(crate) use store::{Damaged, FoundDamaged, Gone, Store};
 
 use crate::failpoint::{failpoint, writing};
 use crate::room;
@@ -113,11 +113,15 @@ impl Run {
         directory: &Path,
         build: &Build,
     ) -> anyhow::Result<Self> {
-        ensure!(
-            !root.exists(),
-            "{}: this already exists; name another folder with --run, or remove it",
-            root.display()
-        );
+        // It is this call that makes it: of two at once, one is refused.
+        let made = root.parent().map_or(Ok(()), fs::create_dir_all);
+        match made.and_then(|()| fs::create_dir(root)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => bail!(
+                "{}: this already exists; name another folder with --run, or remove it",
+                root.display()
+            ),
+            made => made.with_context(|| format!("can't make {}", root.display()))?,
+        }
         let run = Run {
             root: root.to_owned(),
             directory: absolute(directory)?,
@@ -135,7 +139,7 @@ impl Run {
 
     fn write_new(&self, spec: &str, plan: &str, build: &Build) -> anyhow::Result<()> {
         let (run, root) = (self, &self.root);
-        fs::create_dir_all(root.join("trials"))
+        fs::create_dir(root.join("trials"))
             .with_context(|| format!("can't make {}", root.display()))?;
         write(&run.root.join("spec.toml"), spec.as_bytes())?;
         write(&run.root.join("plan.toml"), plan.as_bytes())?;
@@ -200,9 +204,9 @@ impl Run {
     /// The plan, as TOML, and the file that messages about it name.
     pub(crate) fn plan(&self) -> anyhow::Result<(String, String)> {
         let path = self.root.join("plan.toml");
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
-        Ok((path.display().to_string(), text))
+        let name = path.display().to_string();
+        let text = String::from_utf8(read_bounded(&path)?);
+        Ok((name.clone(), text.with_context(|| format!("{name}: expected text in UTF-8"))?))
     }
 
     /// The program that trials run.
@@ -310,6 +314,7 @@ impl Run {
         ensure!(self.writable, Unfinished(record.trial));
         fs::create_dir_all(folder.join("attempts"))
             .with_context(|| format!("can't make {}", folder.display()))?;
+        store::sync_folder(&self.root.join("trials"))?;
         failpoint("trial.before");
         write(&path, &serde_json::to_vec_pretty(record)?)?;
         failpoint("trial.begun");
@@ -319,7 +324,7 @@ impl Run {
     /// What a trial is to do.
     pub(crate) fn record(&self, trial: TrialId) -> anyhow::Result<TrialRecord> {
         let path = self.trial(trial).join("trial.json");
-        let record: TrialRecord = read_json(&path)?;
+        let record: TrialRecord = self.read_record(&path)?;
         check_format(&path, record.format)?;
         Ok(record)
     }
@@ -508,7 +513,7 @@ impl Run {
         if !path.exists() {
             return Ok(None);
         }
-        let result: TrialResult = read_json(&path)?;
+        let result: TrialResult = self.read_record(&path)?;
         check_format(&path, result.format)?;
         Ok(Some(result))
     }
@@ -548,7 +553,14 @@ impl Run {
     /// The final comparison, if the run came so far.
     pub(crate) fn report<T: for<'de> Deserialize<'de>>(&self) -> anyhow::Result<Option<T>> {
         let path = self.root.join("report.json");
-        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+        if path.exists() { self.read_record(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// A record that can be made again.
+    fn read_record<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> anyhow::Result<T> {
+        read_json(path).with_context(|| {
+            format!("eas verify {} --repair, then eas resume, make this again", self.root.display())
+        })
     }
 }
 
@@ -605,7 +617,11 @@ fn write_with(path: &Path, bytes: &[u8], sync: bool) -> anyhow::Result<()> {
         if sync {
             file.sync_all()?
         }
-        fs::rename(&part, path)
+        fs::rename(&part, path)?;
+        if sync {
+            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+        }
+        Ok(())
     });
     if written.is_err() {
         // What was written of it only takes room; the error that stopped it matters more.

@@ -10,14 +10,29 @@ use super::garbage::inputs;
 use super::{Digest, Run};
 
 impl Run {
-    /// Takes back the results whose models or momentum are damaged, with those that these begin with
-    /// where that was collected, so that they are trained again: to the same bytes, which whatever began
-    /// with them is held to. Returns their trials.
+    /// Takes back the results that can't be read or whose models or momentum are damaged, with those that
+    /// these begin with where that was collected, so that they are trained again: to the same bytes, which
+    /// whatever began with them is held to. Takes back assignments and a report that can't be read, too,
+    /// which are written again. Returns the trials whose results were.
     ///
     /// # Errors
-    /// Records that can't be read; files that can't be moved.
+    /// Files that can't be moved.
     pub(crate) fn repair(&self) -> anyhow::Result<Vec<TrialId>> {
-        let results = self.results()?;
+        if self.report::<serde::de::IgnoredAny>().is_err() {
+            self.take_back_report()?;
+        }
+        let (mut results, mut taken_back) = (Vec::new(), Vec::new());
+        for trial in self.begun()? {
+            match self.published(trial) {
+                Ok(result) => results.extend(result),
+                Err(_) => taken_back.push(trial),
+            }
+            if self.record(trial).is_err() {
+                // A search that goes on writes it again; one with a report doesn't go on.
+                self.take_back_report()?;
+                self.take_back(&self.trial(trial).join("trial.json"))?;
+            }
+        }
         let mut makers: HashMap<Digest, Vec<TrialId>> = HashMap::new();
         let mut wanting = Vec::new();
         for result in &results {
@@ -34,7 +49,6 @@ impl Run {
         for trial in self.begun()?.into_iter().filter(|trial| !published.contains(trial)) {
             wanting.extend(self.wanting_inputs(trial)?);
         }
-        let mut taken_back = Vec::new();
         while let Some(digest) = wanting.pop() {
             for trial in makers.remove(&digest).unwrap_or_default() {
                 if !taken_back.contains(&trial) {
@@ -52,7 +66,7 @@ impl Run {
                 }
                 _ => {}
             }
-            self.take_back(&self.root.join("report.json"))?;
+            self.take_back_report()?;
         }
         // What others begin with goes first, so that a repair that was interrupted finds the rest.
         for trial in taken_back.iter().rev() {
@@ -60,6 +74,11 @@ impl Run {
         }
         taken_back.sort();
         Ok(taken_back)
+    }
+
+    /// Takes the report back, so that a search that goes on makes it anew, and `best/` with it.
+    pub(crate) fn take_back_report(&self) -> anyhow::Result<()> {
+        self.take_back(&self.root.join("report.json"))
     }
 
     /// What a trial begins with that isn't there.

@@ -35,6 +35,18 @@ impl std::fmt::Display for Damaged {
 
 impl std::error::Error for Damaged {}
 
+/// Something that a trial begins with is damaged, in the trial's words.
+#[derive(Debug)]
+pub(crate) struct FoundDamaged(pub(crate) String);
+
+impl std::fmt::Display for FoundDamaged {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FoundDamaged {}
+
 /// An object that was removed since nothing needed it.
 #[derive(Debug)]
 pub(crate) struct Gone(PathBuf);

@@ -9,5 +9,5 @@ mod read;
 mod tables;
 
 pub use errors::SpecErrors;
-pub(crate) use read::as_toml;
 pub use read::read_plan;
+pub(crate) use read::{MOST_TRIALS, as_toml};

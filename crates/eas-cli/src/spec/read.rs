@@ -26,7 +26,7 @@ use crate::plan::{
 type Value<'a> = Spanned<DeValue<'a>>;
 
 /// The most trials that one stage may ask for, or the finals.
-const MOST_TRIALS: usize = 1_000_000;
+pub(crate) const MOST_TRIALS: usize = 1_000_000;
 /// The most networks that a stage promotes, and fresh seeds of each.
 const MOST_PROMOTED: usize = 1000;
 /// The most rounds of training a start network.
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         let controller_table = table.remove("controller");
         let controller = self.one(controller_table, "controller", &controllers);
         let (saturation, start) = self.start(&mut table);
-        let child = self.recipe(&mut table, "child", Recipe::paper_child(), &[]);
+        let child = self.recipe(&mut table, "child", Recipe::inherited(), &[]);
         let (finals_keys, finals_recipe) = self.finals(&mut table, &child);
         let stages = self.stages(&mut table, sound.then_some(chosen.as_slice()), child.epochs);
         let run =

@@ -2,6 +2,7 @@
 //! what comes out with a search that nothing happened to.
 
 mod garbage;
+mod repair;
 mod room;
 mod strangers;
 

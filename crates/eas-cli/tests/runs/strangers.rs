@@ -1,11 +1,11 @@
 //! A run directory from a stranger: looking at it runs nothing of it, waits for nothing, and changes
 //! nothing, in it or outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use super::{Place, eas, files, json, output, said, succeeds};
 
@@ -37,6 +37,9 @@ fn edit(path: &Path, change: fn(&mut serde_json::Value)) {
     fs::write(path, value.to_string()).unwrap();
 }
 
+/// Gives a terminal another title and clears it.
+const WHY: &str = "\u{1b}]0;another title\u{7}\u{1b}[2J";
+
 const TRAPS: &[(&str, Trap)] = &[
     ("parts of files that are links", |run, outside| {
         for name in ["clock.json", "report.json", "build.json", "trials/0001/trial.json"] {
@@ -50,6 +53,12 @@ const TRAPS: &[(&str, Trap)] = &[
     }),
     ("a log that is a link", |run, outside| {
         swap(&run.join("log.jsonl"), &outside.join("precious"))
+    }),
+    ("a plan that is a pipe", |run, _| pipe(&run.join("plan.toml"))),
+    ("a plan without end", |run, _| swap(&run.join("plan.toml"), Path::new("/dev/zero"))),
+    ("an attempt's log that is a pipe", |run, _| {
+        fs::remove_file(run.join("trials/0001/result.json")).unwrap();
+        pipe(&run.join("trials/0001/attempts/1/log.txt"));
     }),
     ("a report that is a pipe", |run, _| pipe(&run.join("report.json"))),
     ("a result that is a pipe", |run, _| {
@@ -98,6 +107,20 @@ const TRAPS: &[(&str, Trap)] = &[
         });
         fs::remove_file(run.join("index.sqlite")).unwrap();
     }),
+    ("reasons that a terminal would obey", |run, _| {
+        edit(&run.join("trials/0001/result.json"), |result| {
+            result["ending"] = serde_json::json!({ "kind": "failed", "why": WHY });
+        });
+        fs::remove_file(run.join("index.sqlite")).unwrap();
+        let trials = fs::read_dir(run.join("trials")).unwrap();
+        let last = trials.map(|trial| trial.unwrap().path()).max().unwrap();
+        fs::remove_file(last.join("result.json")).unwrap();
+        let attempt = last.join("attempts/1");
+        fs::create_dir_all(&attempt).unwrap();
+        let ending =
+            serde_json::json!({ "kind": "failed", "why": WHY, "seconds": 1.0, "log": WHY });
+        fs::write(attempt.join("ending.json"), ending.to_string()).unwrap();
+    }),
     ("an ancestor of itself", |run, _| {
         for file in ["result", "trial"] {
             let path = run.join(format!("trials/0001/{file}.json"));
@@ -118,6 +141,25 @@ const TRAPS: &[(&str, Trap)] = &[
         fs::write(run.join("bin/eas"), script).unwrap();
         fs::set_permissions(run.join("bin/eas"), fs::Permissions::from_mode(0o755)).unwrap();
     }),
+];
+
+fn assert_harmless(done: &Output, what: &str) {
+    let code = done.status.code();
+    assert!(code.is_some_and(|code| code < 6), "{what}: {}", said(done));
+    let escape = |text: &[u8]| text.contains(&0x1b);
+    assert!(!escape(&done.stdout) && !escape(&done.stderr), "{what}: {:?}", said(done));
+}
+
+/// The commands that look.
+const LOOKS: &[&[&str]] = &[
+    &["status"],
+    &["watch"],
+    &["trials"],
+    &["lineage"],
+    &["show"],
+    &["show", "1"],
+    &["diff"],
+    &["verify"],
 ];
 
 /// Every file of a folder with its bytes, and every link with its target.
@@ -143,6 +185,7 @@ fn a_strangers_run_is_looked_at_without_harm() {
     let place = Place::new();
     let whole = place.path("whole");
     succeeds(&mut place.search("whole", &["run.deadline=0s"]));
+    let mut escaped = BTreeSet::new();
     for (name, trap) in TRAPS {
         let (run, outside) = (place.path("stranger"), place.path("outside"));
         assert!(Command::new("cp").arg("-a").args([&whole, &run]).status().unwrap().success());
@@ -152,21 +195,25 @@ fn a_strangers_run_is_looked_at_without_harm() {
         sql(&outside.join("database"), "CREATE TABLE precious (a INTEGER);");
         trap(&run, &outside);
         let before = (state(&run), files(&outside));
-        for command in ["status", "watch", "trials", "lineage", "show", "diff", "verify"] {
-            let done = output(&mut eas(command, &run));
-            let code = done.status.code();
-            assert!(code.is_some_and(|code| code < 6), "{name}, {command}: {}", said(&done));
-            assert_eq!((state(&run), files(&outside)), before, "{name}: {command} wrote");
+        for arguments in LOOKS {
+            let done = output(eas(arguments[0], &run).args(&arguments[1..]));
+            assert_harmless(&done, &format!("{name}, {arguments:?}"));
+            assert_eq!((state(&run), files(&outside)), before, "{name}: {arguments:?} wrote");
+            if said(&done).contains("\\u{1b}") {
+                escaped.insert(arguments.join(" "));
+            }
         }
         // What changes a run changes nothing outside of it, and runs no program but this one.
         let _ = fs::remove_file(run.join("report.json"));
         for arguments in [&["verify", "--rebuild", "--repair"][..], &["gc"], &["resume"]] {
             let done = output(eas(arguments[0], &run).args(&arguments[1..]));
-            let code = done.status.code();
-            assert!(code.is_some_and(|code| code < 6), "{name}, {arguments:?}: {}", said(&done));
+            assert_harmless(&done, &format!("{name}, {arguments:?}"));
             assert_eq!(files(&outside), before.1, "{name}: {arguments:?} wrote outside");
         }
         fs::remove_dir_all(&run).unwrap();
         fs::remove_dir_all(&outside).unwrap();
+    }
+    for command in ["status", "watch", "show 1"] {
+        assert!(escaped.contains(command), "{command} tells no stranger's reason");
     }
 }
