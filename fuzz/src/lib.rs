@@ -74,12 +74,20 @@ pub fn data(name: &str, options: &str) -> anyhow::Result<Box<dyn DataSource>> {
     Ok(eas_train::data_sets()?.get(name)?.build(value)?.implementation)
 }
 
-/// The data set of this name in [`folder`], read in whole: what it says of itself before is what is read.
+/// The data set of this name in [`folder`], read in whole: what it says of itself before is what is read,
+/// and where it can't say anything, one of its parts can't be read.
 pub fn read(name: &str, path: &str) {
     let source = data(name, &format!("path = \"{path}\"")).expect("options of a data set");
     let described = source.describe(folder());
-    let Ok(images) = source.train(folder()) else { return };
-    let described = described.expect("what can be read can be described");
+    let (train, test) = (source.train(folder()), source.test(folder()));
+    let Ok(images) = train else { return };
+    let Ok(described) = described else {
+        assert!(test.is_err(), "what can be read can be described");
+        return;
+    };
+    if let Ok(test) = test {
+        assert_eq!(described.test_images, test.len());
+    }
     assert_eq!((described.shape, described.images), (images.shape(), images.len()));
     assert_eq!(described.classes, images.classes());
     assert!((0..images.len()).all(|image| images.label(image) < images.classes().len()));

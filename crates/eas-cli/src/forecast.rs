@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use anyhow::bail;
 use eas_controller::{Controller, Random, Repeat, Scope};
 use eas_ir::{Cost, Model, Network, Rng, cost};
 use eas_train::{Batches, Engine, FlatParameters, Recipe, StepOptions, TrainingData};
@@ -83,24 +82,25 @@ fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> a
         precision: recipe.precision,
         dropout: Some(rng),
     };
-    let (mut images, mut started) = (0, None);
+    let (mut images, mut started, mut epoch) = (0, None::<Instant>, 0);
     // Few images are trained on again and again.
-    let epochs = (0..).map(|epoch| Batches::new(data, recipe.batch, &rng.split_index(epoch)));
-    for batch in epochs.flatten() {
-        let count = batch.labels.len();
-        program.step(&mut parameters, &batch, &options)?;
-        // The first step warms caches and memory.
-        let Some(started) = started else {
-            started = Some(Instant::now());
-            continue;
-        };
-        images += count;
-        let seconds: f64 = Instant::elapsed(&started).as_secs_f64();
-        if seconds > MEASURED {
-            return Ok(images as f64 / seconds);
+    loop {
+        for batch in Batches::new(data, recipe.batch, &rng.split_index(epoch)) {
+            let count = batch.labels.len();
+            program.step(&mut parameters, &batch, &options)?;
+            // The first step warms caches and memory.
+            let Some(since) = started else {
+                started = Some(Instant::now());
+                continue;
+            };
+            images += count;
+            let seconds = since.elapsed().as_secs_f64();
+            if seconds > MEASURED {
+                return Ok(images as f64 / seconds);
+            }
         }
+        epoch += 1;
     }
-    bail!("expected images to train on")
 }
 
 /// Measures how fast a plan's networks train.
@@ -186,4 +186,24 @@ pub(crate) fn episodes(plan: &Plan, start: &Network) -> anyhow::Result<f64> {
         digits += step * action.count as f64;
     }
     Ok(digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::commands::search::{Prepared, prepare};
+    use crate::spec::read_plan;
+
+    #[test]
+    fn few_images_are_measured_for_as_long_as_many() {
+        let spec = include_str!("../../../tests/tiny.toml");
+        let set = ["data.images=12", "data.validation=4"].map(str::to_owned);
+        let plan = read_plan("tiny.toml", spec, &set, Path::new("")).unwrap();
+        let Prepared { data, start, .. } = prepare(&plan).unwrap();
+        let began = Instant::now();
+        let found = rate(start.network(), &data, &plan.start, &Rng::new(1)).unwrap();
+        assert!(began.elapsed().as_secs_f64() >= MEASURED && found > 0.0, "{found} images/s");
+    }
 }
