@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn few_images_are_measured_for_as_long_as_many() {
         let spec = include_str!("../../../tests/tiny.toml");
-        let set = ["data.images=12", "data.validation=4"].map(str::to_owned);
+        let set = ["data.synthetic.images=12", "data.synthetic.validation=4"].map(str::to_owned);
         let plan = read_plan("tiny.toml", spec, &set, Path::new("")).unwrap();
         let Prepared { data, start, .. } = prepare(&plan).unwrap();
         let began = Instant::now();
