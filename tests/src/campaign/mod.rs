@@ -94,6 +94,11 @@ impl Campaign {
     /// What keeps it from being run at all: no fault is an error.
     pub fn run(&self, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Table> {
         let started = Instant::now();
+        // A copy: a run goes on with no other program than it began with, and this may be built anew.
+        let kept = tempfile::tempdir()?;
+        let eas = kept.path().join("eas");
+        std::fs::copy(&self.eas, &eas)
+            .with_context(|| format!("can't copy {}", self.eas.display()))?;
         let mut table = Table { seed: self.seed, ..Table::default() };
         let mut undisturbed: BTreeMap<&str, Outcome> = BTreeMap::new();
         let faults: Vec<&Fault> = FAULTS
@@ -114,12 +119,12 @@ impl Campaign {
             let expected = match undisturbed.entry(name) {
                 std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::btree_map::Entry::Vacant(free) => {
-                    let mut search = Search::new(&self.eas, spec)?;
+                    let mut search = Search::new(&eas, spec)?;
                     search.finish()?;
                     free.insert(search.outcome()?)
                 }
             };
-            let mut search = Search::new(&self.eas, spec)?;
+            let mut search = Search::new(&eas, spec)?;
             let mut happened = Vec::new();
             let most = FAULTS_OF_A_ROUND.min(self.faults - injected);
             let done = disturb(&mut search, &faults, most, &mut rng, &mut happened)

@@ -203,6 +203,11 @@ fn a_strangers_run_is_looked_at_without_harm() {
                 escaped.insert(arguments.join(" "));
             }
         }
+        let exported = place.path("exported");
+        let done = output(eas("export", &run).arg("--out").arg(&exported));
+        assert_harmless(&done, &format!("{name}, export"));
+        assert_eq!((state(&run), files(&outside)), before, "{name}: export wrote");
+        let _ = fs::remove_dir_all(&exported);
         // What changes a run changes nothing outside of it, and runs no program but this one.
         let _ = fs::remove_file(run.join("report.json"));
         for arguments in [&["verify", "--rebuild", "--repair"][..], &["gc"], &["resume"]] {
