@@ -262,7 +262,8 @@ impl Recipe {
 }
 
 impl RecipeSpec {
-    /// The recipe: the preset named here, or `default`, with what differs.
+    /// The recipe: the preset named here, or `default`, with what differs. Of fewer epochs a preset's
+    /// warm-up has at most all but one.
     pub fn resolve(&self, default: Recipe) -> Recipe {
         let preset = match self.recipe {
             Some(Preset::PaperChild) => Recipe::paper_child(),
@@ -272,12 +273,14 @@ impl RecipeSpec {
             Some(Preset::Inherited) => Recipe::inherited(),
             None => default,
         };
+        let epochs = self.epochs.unwrap_or(preset.epochs);
+        let warmup_epochs = preset.warmup_epochs.min(epochs.saturating_sub(1));
         Recipe {
-            epochs: self.epochs.unwrap_or(preset.epochs),
+            epochs,
             batch: self.batch.unwrap_or(preset.batch),
             learning_rate: self.learning_rate.unwrap_or(preset.learning_rate),
             schedule: self.schedule.unwrap_or(preset.schedule),
-            warmup_epochs: self.warmup_epochs.unwrap_or(preset.warmup_epochs),
+            warmup_epochs: self.warmup_epochs.unwrap_or(warmup_epochs),
             momentum_decay: self.momentum_decay.unwrap_or(preset.momentum_decay),
             momentum: self.momentum.unwrap_or(preset.momentum),
             weight_decay: self.weight_decay.unwrap_or(preset.weight_decay),
@@ -348,6 +351,20 @@ mod tests {
         let error = toml::from_str::<RecipeSpec>("precision = \"half\"").unwrap_err();
         let message = error.to_string();
         assert!(message.contains("unknown variant `half`, expected `f32` or `bf16`"), "{message}");
+    }
+
+    #[test]
+    fn the_warm_up_of_a_preset_fits_the_epochs_that_are_asked_for() {
+        let resolved = |text: &str| {
+            let spec: RecipeSpec = toml::from_str(text).unwrap();
+            spec.resolve(Recipe::inherited())
+        };
+        assert_eq!(resolved("recipe = 'fast'\nepochs = 1").warmup_epochs, 0);
+        assert_eq!(resolved("epochs = 1").warmup_epochs, 0);
+        assert_eq!(resolved("epochs = 2").warmup_epochs, 1);
+        // What is written is held to.
+        let (key, _) = resolved("epochs = 1\nwarmup_epochs = 1").check().unwrap_err();
+        assert_eq!(key, "warmup_epochs");
     }
 
     #[test]

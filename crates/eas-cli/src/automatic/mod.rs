@@ -187,7 +187,6 @@ fn spec_of(
         None => String::new(),
     };
     let controller = if sizes.learns() { "reinforce" } else { "random" };
-    let warmup = if sizes.child_epochs < 2 { "warmup_epochs = 0\n" } else { "" };
     let Sizes { start_epochs, child_epochs, batches, networks, final_epochs, compare, .. } = *sizes;
     format!(
         "# Chosen for --data {text} --budget {budget}:\n\
@@ -220,7 +219,6 @@ fn spec_of(
          [child]\n\
          recipe = \"inherited\"  # a warm restart that goes on with the parent's momentum\n\
          epochs = {child_epochs}\n\
-         {warmup}\
          \n\
          [[stage]]\n\
          batches = {batches}\n\
