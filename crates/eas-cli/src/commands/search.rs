@@ -196,6 +196,12 @@ fn notes_on(asked: DataOptions, data: &TrainingData) -> Vec<String> {
             "note: {found} images are held out instead of {validation}, since groups stay whole"
         ));
     }
+    let trained = data.train.len();
+    if let Some(train) = asked.train.filter(|train| trained < *train) {
+        notes.push(format!(
+            "note: {trained} images are trained on instead of {train}, for the same reason"
+        ));
+    }
     let shared = shared_images(&data.train, &data.validation).len();
     if shared > 0 {
         notes.push(format!(

@@ -56,7 +56,7 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     if trained > 0 {
         print::note(&format!(
             "warning: {trained} of the {kept} training images that the model keeps are test images here: it \
-             was trained on another split of these data, as by other options or files"
+             was trained on another split of these data, or images stand in both of its parts"
         ));
     }
     let normalisation: Normalisation = metadata.normalisation.ok_or_else(|| {

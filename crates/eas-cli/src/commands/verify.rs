@@ -52,10 +52,12 @@ pub(super) fn run(args: &args::Verify) -> anyhow::Result<u8> {
         let _lock = run.lock()?;
         if args.repair {
             taken_back = run.repair()?;
-            if let Some(report) = run.report::<Report>()?
-                && let Some(best) = report.rows.first()
-                && run.result(best.trial).and_then(|best| is_handed_over(&run, &best)).is_err()
-            {
+            let is_right = run.report::<Report>().and_then(|report| {
+                let Some(report) = report else { return Ok(()) };
+                let best = report.rows.first().context("report.json: expected a row")?;
+                is_handed_over(&run, &run.result(best.trial)?)
+            });
+            if is_right.is_err() {
                 run.take_back_report()?;
             }
         }
@@ -234,7 +236,10 @@ fn measure(
     data: &TrainingData,
 ) -> anyhow::Result<Option<Measured>> {
     let saved = run.model_of(winner)?;
-    if run.report::<Report>()?.is_some() {
+    // A run that was made longer has another winner before it has another report.
+    let report = run.report::<Report>()?;
+    let handed_over = report.and_then(|report| Some(report.rows.first()?.trial));
+    if handed_over == Some(winner.trial) {
         is_handed_over(run, winner)?;
     }
     let Some(recorded) = winner.accuracy() else { return Ok(None) };

@@ -222,11 +222,15 @@ impl Run {
     /// version, is made anew.
     pub(crate) fn index(&self) -> anyhow::Result<Index<'_>> {
         let path = self.index_path();
-        let table = match Table::open(&path) {
+        let whole = Table::open(&path).and_then(|table| {
+            table.fill(self, &mut |_, _| ())?;
+            Ok(table)
+        });
+        let table = match whole {
             Err(error) if !crate::room::is_wanting(&error) => self
                 .rebuild_index(&mut |_, _| ())
                 .with_context(|| format!("{}: {error}; it can't be made anew", path.display())),
-            opened => opened.and_then(|table| table.fill(self, &mut |_, _| ()).map(|()| table)),
+            whole => whole,
         };
         Ok(Index { run: self, table: RefCell::new(table?) })
     }

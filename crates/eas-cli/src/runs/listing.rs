@@ -76,7 +76,17 @@ impl Listing<'_> {
 
     /// The best by validation accuracy, of those that the search goes on from or hands over.
     pub(crate) fn best(&self) -> anyhow::Result<Option<TrialResult>> {
-        let indexed = self.index.as_ref().map_or(Ok(None), Table::best)?;
+        let indexed = match self.index.as_ref().map_or(Ok(None), Table::best) {
+            Ok(indexed) => indexed,
+            // Its pages may be damaged where its schema isn't.
+            Err(_) => {
+                let results = self.run.results()?.into_iter();
+                let measured = |result: &TrialResult| result.accuracy().is_some();
+                results
+                    .filter(|result| result.purpose.is_candidate() && measured(result))
+                    .min_by(TrialResult::compare)
+            }
+        };
         let candidates = self.others.iter().filter(|result| result.purpose.is_candidate());
         let measured = candidates.filter(|result| result.accuracy().is_some());
         Ok(indexed.into_iter().chain(measured.cloned()).min_by(|a, b| a.compare(b)))

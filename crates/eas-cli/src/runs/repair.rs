@@ -12,15 +12,12 @@ use super::{Digest, Run};
 impl Run {
     /// Takes back the results that can't be read or whose models or momentum are damaged, with those that
     /// these begin with where that was collected, so that they are trained again: to the same bytes, which
-    /// whatever began with them is held to. Takes back assignments and a report that can't be read, too,
-    /// which are written again. Returns the trials whose results were.
+    /// whatever began with them is held to. Takes back assignments that can't be read, too, which are
+    /// written again. Returns the trials whose results were.
     ///
     /// # Errors
     /// Files that can't be moved.
     pub(crate) fn repair(&self) -> anyhow::Result<Vec<TrialId>> {
-        if self.report::<serde::de::IgnoredAny>().is_err() {
-            self.take_back_report()?;
-        }
         let (mut results, mut taken_back) = (Vec::new(), Vec::new());
         for trial in self.begun()? {
             match self.published(trial) {
@@ -83,7 +80,9 @@ impl Run {
 
     /// What a trial begins with that isn't there.
     fn wanting_inputs(&self, trial: TrialId) -> anyhow::Result<Vec<Digest>> {
-        let inputs = inputs(&self.record(trial)?).into_iter().flatten();
+        // What it begins with is known once its assignment is written again.
+        let Ok(record) = self.record(trial) else { return Ok(Vec::new()) };
+        let inputs = inputs(&record).into_iter().flatten();
         Ok(inputs.filter(|digest| self.store.get(*digest).is_err()).collect())
     }
 

@@ -22,6 +22,11 @@ fn tear(path: &Path) {
 
 const DAMAGES: &[(&str, Damage)] = &[
     ("a report", |run| tear(&run.join("report.json"))),
+    ("a report of other keys", |run| {
+        let path = run.join("report.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace("\"rows\"", "\"rowz\"")).unwrap();
+    }),
     ("a result", |run| tear(&run.join("trials/0002/result.json"))),
     ("the start network's result", |run| tear(&run.join("trials/0000/result.json"))),
     ("an assignment", |run| tear(&run.join("trials/0001/trial.json"))),
@@ -92,6 +97,22 @@ fn an_index_that_lacks_what_is_published_gets_it_when_a_run_goes_on() {
     fs::remove_file(run.join("index.sqlite")).unwrap();
     succeeds(eas("resume", &run).args(["--extend-batches", "1"]));
     succeeds(&mut eas("verify", &run));
+}
+
+#[test]
+fn an_index_with_damaged_pages_is_made_anew() {
+    let place = Place::new();
+    let run = place.path("run");
+    succeeds(&mut place.search("run", &[]));
+    let path = run.join("index.sqlite");
+    let mut bytes = fs::read(&path).unwrap();
+    // The schema is in the first page.
+    bytes[4096..].fill(0xff);
+    fs::write(path, bytes).unwrap();
+    succeeds(&mut eas("status", &run));
+    fs::remove_file(run.join("report.json")).unwrap();
+    succeeds(&mut eas("resume", &run));
+    assert_undisturbed(&run, "an index with damaged pages");
 }
 
 #[test]

@@ -194,7 +194,17 @@ impl Folder {
         let validation =
             VALIDATION.into_iter().map(in_folder).collect::<Result<Vec<_>, _>>()?.concat();
         let parts = match (train.is_empty(), test.is_empty()) {
-            (true, _) => held_back(list(&path, "", &groups)?, self.test),
+            (true, _) => {
+                let all = list(&path, "", &groups)?;
+                let other = test.iter().chain(&validation).next();
+                if let (false, Some(other)) = (all.is_empty(), other) {
+                    bail!(
+                        "{}: expected images to train on in train/CLASS, found them beside it",
+                        other.path.display()
+                    );
+                }
+                held_back(all, self.test)
+            }
             (false, true) if validation.is_empty() => held_back(train, self.test),
             (false, true) => [train, validation],
             (false, false) => {

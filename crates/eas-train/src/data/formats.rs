@@ -446,6 +446,9 @@ fn what_is_not_there_is_told_from_what_is_damaged() {
     let other = "path = 'images.npz'\ntesting = ['x', 'y']";
     let said = build("npz", other).unwrap().describe(&written().join("npz")).unwrap();
     assert_eq!(said.test_images, 0);
+    let halved = "path = 'images.npz'\ntesting = ['x_test', 'y']";
+    let said = build("npz", halved).unwrap().describe(&written().join("npz")).unwrap();
+    assert_eq!(said.test_images, 0);
 }
 
 /// Reads training images of a folder with copies of a picture under these names; or what is wrong.
@@ -480,6 +483,10 @@ fn folders_that_would_lose_images_are_refused() {
         (
             &["train/0.png", "test/1.png"],
             "DIR/.: expected a folder for each class in test and train, found images",
+        ),
+        (
+            &["cat/0.png", "cat/1.png", "test/cat/2.png"],
+            "DIR/./test/cat/2.png: expected images to train on in train/CLASS, found them beside it",
         ),
         (&["notes/0.txt"], "DIR/.: expected a folder for each class with PNG, JPEG or WebP images"),
     ] {

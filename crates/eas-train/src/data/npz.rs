@@ -91,7 +91,9 @@ impl DataSource for Npz {
         let images =
             |name: &str| self.array(&path, name, |from| header(from)?.images(self.channels));
         let (shape, count) = images(&self.training[0])?;
-        let is_tested = archive(&path)?.index_for_name(&file_of(&self.testing[0])).is_some();
+        let archive = archive(&path)?;
+        let is_there = |name: &String| archive.index_for_name(&file_of(name)).is_some();
+        let is_tested = self.testing.iter().all(is_there);
         let test_count = if is_tested { images(&self.testing[0])?.1 } else { 0 };
         let (images, test_images) = (count as usize, test_count as usize);
         Ok(Description { shape, classes: self.classes(&path)?, images, test_images })
