@@ -21,7 +21,7 @@ use crate::plan::{Retries, Running, Workers};
 use crate::print::Bar;
 use crate::room::NoRoom;
 use crate::runs::{
-    AttemptEnd, Event, FoundDamaged, Index, Purpose, Run, TrialRecord, TrialResult, Unfinished,
+    AttemptEnd, Damaged, Event, Index, Purpose, Run, TrialRecord, TrialResult, Unfinished,
 };
 use crate::stop;
 
@@ -365,7 +365,7 @@ impl<'a> Dispatcher<'a> {
         if exit == Some(Exit::Code(exit::DAMAGED)) {
             let (log, root) = (&ending.log, self.run.root().display());
             let advice = format!("eas verify {root} --repair has what is damaged trained again");
-            bail!(FoundDamaged(format!("trial {trial}: {log}\n{advice}")));
+            bail!(Damaged(format!("trial {trial}: {log}\n{advice}")));
         }
         task.count(kind, ending.seconds);
         task.alone |= exit == Some(Exit::Signal(9)) && cancelled.is_none();

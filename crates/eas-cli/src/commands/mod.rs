@@ -37,7 +37,7 @@ use crate::fetch;
 use crate::plan::{Named, Plan};
 use crate::print;
 use crate::room;
-use crate::runs::{Damaged, FoundDamaged, Run};
+use crate::runs::{Damaged, Run};
 use crate::spec::{SpecErrors, as_toml, read_plan};
 
 /// Runs a command line and returns the exit code.
@@ -92,10 +92,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
                 }
                 None => print::error(&error),
             }
-            let damaged = |cause: &(dyn std::error::Error + 'static)| {
-                cause.is::<Damaged>() || cause.is::<FoundDamaged>()
-            };
-            let damaged = error.chain().any(damaged);
+            let damaged = error.chain().any(|cause| cause.is::<Damaged>());
             match (damaged, input) {
                 _ if room::is_wanting(&error) => exit::NO_ROOM,
                 (true, _) => exit::DAMAGED,

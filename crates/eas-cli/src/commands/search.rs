@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use eas_controller::{Ending, TrialId};
 use eas_ir::{Bytes, Metadata, Network, Rng, SavedModel};
 use eas_train::{DataOptions, Split, TrainingData, shared_images, split};
@@ -225,16 +225,6 @@ pub(crate) fn start_network(plan: &Plan) -> anyhow::Result<(Start, Metadata)> {
     let wrong = |error: anyhow::Error| bad_input(format!("data.{}: {error:#}", plan.data.name));
     let known = source.describe(&plan.directory).map_err(wrong)?;
     source.options().check(&known).map_err(wrong)?;
-    if known.classes.len() < 2 {
-        let found = known.classes.join(", ");
-        return Err(wrong(anyhow!("expected two classes or more to tell apart, found {found}")));
-    }
-    if known.test_images == 0 {
-        return Err(wrong(anyhow!(
-            "expected images to test on too, found none; the report compares the best network with \
-             others on them"
-        )));
-    }
     let problem = Problem {
         input: known.shape,
         classes: known.classes.len(),

@@ -76,20 +76,15 @@ impl Listing<'_> {
 
     /// The best by validation accuracy, of those that the search goes on from or hands over.
     pub(crate) fn best(&self) -> anyhow::Result<Option<TrialResult>> {
-        let indexed = match self.index.as_ref().map_or(Ok(None), Table::best) {
-            Ok(indexed) => indexed,
+        let indexed = match self.index.as_ref().map(Table::best) {
+            Some(Ok(best)) => best.into_iter().collect(),
             // Its pages may be damaged where its schema isn't.
-            Err(_) => {
-                let results = self.run.results()?.into_iter();
-                let measured = |result: &TrialResult| result.accuracy().is_some();
-                results
-                    .filter(|result| result.purpose.is_candidate() && measured(result))
-                    .min_by(TrialResult::compare)
-            }
+            Some(Err(_)) => self.run.results()?,
+            None => Vec::new(),
         };
-        let candidates = self.others.iter().filter(|result| result.purpose.is_candidate());
-        let measured = candidates.filter(|result| result.accuracy().is_some());
-        Ok(indexed.into_iter().chain(measured.cloned()).min_by(|a, b| a.compare(b)))
+        let all = indexed.into_iter().chain(self.others.iter().cloned());
+        let candidates = all.filter(|result| result.purpose.is_candidate());
+        Ok(candidates.filter(|result| result.accuracy().is_some()).min_by(TrialResult::compare))
     }
 
     /// Every result, by trial.

@@ -56,7 +56,7 @@ pub(crate) use garbage::{Amount, Collected, Reason};
 pub(crate) use index::Index;
 pub(crate) use lock::{Holder, Lock, host};
 pub(crate) use records::{Continued, Origin, Part, Purpose, Training, TrialRecord, TrialResult};
-pub(crate) use store::{Damaged, FoundDamaged, Gone, Store};
+pub(crate) use store::{Damaged, Gone, Store};
 
 use crate::failpoint::{failpoint, writing};
 use crate::room;
@@ -113,6 +113,7 @@ impl Run {
         directory: &Path,
         build: &Build,
     ) -> anyhow::Result<Self> {
+        let directory = absolute(directory)?;
         // It is this call that makes it: of two at once, one is refused.
         let made = root.parent().map_or(Ok(()), fs::create_dir_all);
         match made.and_then(|()| fs::create_dir(root)) {
@@ -124,7 +125,7 @@ impl Run {
         }
         let run = Run {
             root: root.to_owned(),
-            directory: absolute(directory)?,
+            directory,
             store: Store::new(root.join("store")),
             writable: true,
         };

@@ -15,37 +15,25 @@ use anyhow::{Context, ensure};
 use super::{Digest, check_plain};
 use crate::failpoint::{failpoint, writing};
 
-/// An object whose bytes are not those that its name promises.
+/// Something isn't what was kept: an object whose bytes aren't those that its name promises, here or in
+/// a trial's words.
 #[derive(Debug)]
-pub(crate) struct Damaged {
-    object: PathBuf,
-    found: String,
-}
+pub(crate) struct Damaged(pub(crate) String);
 
-impl std::fmt::Display for Damaged {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            out,
-            "{}: damaged: expected the contents of this name, found {}",
-            self.object.display(),
-            self.found
-        )
+impl Damaged {
+    fn object(path: &Path, found: &str) -> Self {
+        let path = path.display();
+        Damaged(format!("{path}: damaged: expected the contents of this name, found {found}"))
     }
 }
 
-impl std::error::Error for Damaged {}
-
-/// Something that a trial begins with is damaged, in the trial's words.
-#[derive(Debug)]
-pub(crate) struct FoundDamaged(pub(crate) String);
-
-impl std::fmt::Display for FoundDamaged {
+impl std::fmt::Display for Damaged {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(&self.0)
     }
 }
 
-impl std::error::Error for FoundDamaged {}
+impl std::error::Error for Damaged {}
 
 /// An object that was removed since nothing needed it.
 #[derive(Debug)]
@@ -116,9 +104,9 @@ impl Store {
     pub(crate) fn get(&self, digest: Digest) -> anyhow::Result<PathBuf> {
         let object = self.object(digest);
         ensure!(!self.is_collected(digest), Gone(object));
-        ensure!(is_folder(&object), Damaged { object, found: "nothing".to_owned() });
+        ensure!(is_folder(&object), Damaged::object(&object, "nothing"));
         let found = digest_of(&object)?;
-        ensure!(found == digest, Damaged { object, found: format!("those of {found}") });
+        ensure!(found == digest, Damaged::object(&object, &format!("those of {found}")));
         Ok(object)
     }
 }

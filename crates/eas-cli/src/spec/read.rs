@@ -386,6 +386,16 @@ impl<'a> Reader<'a> {
                 options.validation > 0,
                 "validation: expected at least 1 image to compare networks on, found 0"
             );
+            ensure!(
+                known.classes.len() > 1,
+                "expected two classes or more to tell apart, found {}",
+                known.classes.join(", ")
+            );
+            ensure!(
+                known.test_images > 0,
+                "expected images to test on too, found none; the report compares the best network with \
+                 others on them"
+            );
             Ok(known)
         });
         let known = match known {
