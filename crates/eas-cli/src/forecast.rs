@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use eas_controller::{Controller, Random, Repeat, Scope};
 use eas_ir::{Cost, Model, Network, Rng, cost};
-use eas_train::{Batches, Engine, FlatParameters, Recipe, StepOptions, TrainingData};
+use eas_train::{Engine, FlatParameters, Recipe, TrainingData, steps_of_epoch};
 use eas_transform::{Decision, grow_network};
 use serde::Serialize;
 
@@ -76,19 +76,16 @@ fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> a
     let model = Model::initialise(network.clone(), rng)?;
     let mut parameters = FlatParameters::new(&model, None)?;
     let mut program = ENGINE.compile(network)?;
-    let options = StepOptions {
-        update: recipe.update(0.01),
-        label_smoothing: recipe.label_smoothing,
-        precision: recipe.precision,
-        dropout: Some(rng),
-    };
-    let (mut images, mut started, mut epoch) = (0, None::<Instant>, 0);
-    // Few images are trained on again and again.
-    loop {
-        for batch in Batches::new(data, recipe.batch, &rng.split_index(epoch)) {
-            let count = batch.labels.len();
-            program.step(&mut parameters, &batch, &options)?;
-            // The first step warms caches and memory.
+    let (mut images, mut started) = (0, None::<Instant>);
+    // Few images are trained on again and again. The first steps warm caches and memory.
+    for epoch in 0.. {
+        let mut steps = steps_of_epoch(data, recipe, rng, epoch, 0);
+        while steps.len() > 0 {
+            let mut count = 0;
+            let mut some = steps.by_ref().take(program.stride()).inspect(|step| {
+                count += step.drawn.count();
+            });
+            program.steps(&mut parameters, &mut some)?;
             let Some(since) = started else {
                 started = Some(Instant::now());
                 continue;
@@ -99,8 +96,8 @@ fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> a
                 return Ok(images as f64 / seconds);
             }
         }
-        epoch += 1;
     }
+    unreachable!("epochs don't end")
 }
 
 /// Measures how fast a plan's networks train.

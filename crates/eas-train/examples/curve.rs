@@ -53,7 +53,8 @@ fn keep_batches(
     out: &Path,
 ) -> anyhow::Result<()> {
     let (mut images, mut labels) = (Vec::new(), Vec::new());
-    for batch in Batches::of_epoch(data, recipe.batch, rng, epoch) {
+    for drawn in Batches::of_epoch(data, recipe.batch, rng, epoch) {
+        let batch = drawn.batch();
         images.extend(batch.images.iter().copied());
         labels.extend(batch.labels.iter().map(|label| *label as u32));
     }

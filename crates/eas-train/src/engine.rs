@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::{bail, ensure};
-use eas_ir::{Images, Mode, Moments, Network, NodeId, Rng};
+use eas_ir::{Forward, Images, Mode, Moments, Network, NodeId, Rng};
 use ndarray::Array2;
 
+use crate::data::Drawn;
 use crate::optimiser::Nesterov;
 use crate::parameters::FlatParameters;
 use crate::recipe::Precision;
 
-/// Compiles networks.
-pub trait Engine: Send + Sync {
+/// Compiles networks, and runs models.
+pub trait Engine: Forward + Send + Sync {
     /// A program that trains and runs this network.
     ///
     /// # Errors
@@ -104,8 +105,62 @@ impl StepReport {
     }
 }
 
+/// One step of a training: a batch that isn't made yet, and what else the step depends on.
+#[derive(Clone, Debug)]
+pub struct TrainingStep<'a> {
+    /// The images, and how they are augmented.
+    pub drawn: Drawn<'a>,
+    /// Learning rate, momentum and weight decay.
+    pub update: Nesterov,
+    /// Share of each target that is spread over all classes.
+    pub label_smoothing: f64,
+    /// What products are computed in.
+    pub precision: Precision,
+    /// Where dropout masks come from.
+    pub dropout: Rng,
+}
+
+impl TrainingStep<'_> {
+    /// What a step of [`Program::step`] takes besides the batch.
+    pub fn options(&self) -> StepOptions<'_> {
+        StepOptions {
+            update: self.update,
+            label_smoothing: self.label_smoothing,
+            precision: self.precision,
+            dropout: Some(&self.dropout),
+        }
+    }
+}
+
 /// A network made ready to train and run.
 pub trait Program {
+    /// How many steps to give to [`Program::steps`] at once: an engine that works beside its caller
+    /// takes several, so that it never waits for them.
+    fn stride(&self) -> usize {
+        1
+    }
+
+    /// Steps one after another, and what each found: up to the first whose loss isn't finite, which
+    /// leaves the parameters as they were before it, as [`Program::step`].
+    ///
+    /// # Errors
+    /// As [`Program::step`].
+    fn steps(
+        &mut self,
+        parameters: &mut FlatParameters,
+        steps: &mut dyn Iterator<Item = TrainingStep<'_>>,
+    ) -> anyhow::Result<Vec<StepReport>> {
+        let mut reports = Vec::new();
+        for step in steps {
+            let report = self.step(parameters, &step.drawn.batch(), &step.options())?;
+            reports.push(report);
+            if !report.is_finite() {
+                break;
+            }
+        }
+        Ok(reports)
+    }
+
     /// One step of training: forward, backward, update, and the running statistics of batch norms.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use ndarray::{Array2, Axis, Slice};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Batches, Split, TrainingData};
-use crate::engine::{Engine, StepOptions};
+use crate::engine::{Engine, TrainingStep};
 use crate::parameters::FlatParameters;
 use crate::recipe::Recipe;
 
@@ -158,29 +158,28 @@ pub fn train_from(
     'training: for epoch in position.epoch..until {
         let begun = if epoch == position.epoch { position } else { Position::default() };
         let started = Instant::now();
-        let stream = rng.split("epoch").split_index(epoch as u64);
-        let batches = Batches::of_epoch(data, recipe.batch, rng, epoch);
-        let steps = batches.len();
+        let mut to_come = steps_of_epoch(data, recipe, rng, epoch, begun.step);
+        let steps = begun.step + to_come.len();
         let Position { mut loss, mut correct, mut images, .. } = begun;
         let mut anchor = Anchor::new(recipe, &parameters);
-        for (step, batch) in (begun.step..).zip(batches.after(begun.step)) {
-            let dropout = stream.split("step").split_index(step as u64);
-            let options = StepOptions {
-                update: recipe.update(recipe.rate(epoch, step, steps)),
-                label_smoothing: recipe.label_smoothing,
-                precision: recipe.precision,
-                dropout: Some(&dropout),
-            };
-            let report = program.step(&mut parameters, &batch, &options)?;
-            if !report.is_finite() {
+        let mut done = begun.step;
+        while done < steps {
+            let together = program.stride().min(anchor.due_after(done, steps));
+            let mut counts = Vec::with_capacity(together);
+            let mut next = to_come.by_ref().take(together).inspect(|step: &TrainingStep<'_>| {
+                counts.push(step.drawn.count());
+            });
+            let reports = program.steps(&mut parameters, &mut next)?;
+            for (report, count) in reports.iter().zip(&counts) {
+                loss += report.loss * *count as f64;
+                (correct, images) = (correct + report.correct, images + count);
+            }
+            if reports.iter().any(|report| !report.is_finite()) {
                 end = TrainingEnd::Diverged { epoch };
                 break 'training;
             }
-            let count = batch.labels.len();
-            loss += report.loss * count as f64;
-            (correct, images) = (correct + report.correct, images + count);
+            done += reports.len();
             let seconds = begun.seconds + started.elapsed().as_secs_f64();
-            let done = step + 1;
             if !anchor.holds(&mut parameters, done, steps) {
                 continue;
             }
@@ -225,6 +224,29 @@ pub fn train_from(
     Ok(Training { model, momentum: safe.to_momentum(), epochs: records, end })
 }
 
+/// The steps of an epoch of a training whose stream is `rng`, behind the first `begun`.
+pub fn steps_of_epoch<'a>(
+    data: &'a TrainingData,
+    recipe: &'a Recipe,
+    rng: &Rng,
+    epoch: usize,
+    begun: usize,
+) -> impl ExactSizeIterator<Item = TrainingStep<'a>> + 'a {
+    let stream = rng.split("epoch").split_index(epoch as u64).split("step");
+    let batches = Batches::of_epoch(data, recipe.batch, rng, epoch);
+    let steps = batches.len();
+    batches.after(begun).enumerate().map(move |(behind, drawn)| {
+        let step = begun + behind;
+        TrainingStep {
+            drawn,
+            update: recipe.update(recipe.rate(epoch, step, steps)),
+            label_smoothing: recipe.label_smoothing,
+            precision: recipe.precision,
+            dropout: stream.split_index(step as u64),
+        }
+    })
+}
+
 /// Where the weights of a recipe with lookahead were last averaged.
 struct Anchor<'a> {
     recipe: &'a Recipe,
@@ -235,6 +257,16 @@ impl<'a> Anchor<'a> {
     fn new(recipe: &'a Recipe, parameters: &FlatParameters) -> Self {
         let values = if recipe.lookahead > 0 { parameters.values.clone() } else { Vec::new() };
         Anchor { recipe, values }
+    }
+
+    /// How many steps there are until the next average, or the end of the epoch, from where so many are
+    /// done.
+    fn due_after(&self, done: usize, steps: usize) -> usize {
+        let left = steps - done;
+        match self.recipe.lookahead {
+            0 => left,
+            every => (every - done % every).min(left),
+        }
     }
 
     /// Averages where that is due behind so many steps of an epoch, its last among them. Returns

@@ -3,9 +3,9 @@
 use eas_ir::{Images, Normalisation, Rng};
 use rayon::prelude::*;
 
-use super::mixup::{mix, share};
+use super::mixup::{mix, mixed, share};
 use super::{Augment, Mirror, Split, TrainingData};
-use crate::engine::Batch;
+use crate::engine::{Batch, Mixed};
 
 /// The batches of one epoch.
 ///
@@ -66,37 +66,36 @@ impl<'a> Batches<'a> {
     }
 }
 
-impl Iterator for Batches<'_> {
-    type Item = Batch;
+impl<'a> Iterator for Batches<'a> {
+    type Item = Drawn<'a>;
 
-    fn next(&mut self) -> Option<Batch> {
-        let places = &self.order[self.next..self.end()];
+    fn next(&mut self) -> Option<Drawn<'a>> {
+        let places = self.order[self.next..self.end()].to_vec();
         if places.is_empty() {
             return None;
         }
-        let TrainingData { train, normalisation, augment, .. } = self.data;
+        self.next += places.len();
+        let TrainingData { train, augment, .. } = self.data;
         let (_, height, width) = train.source().size();
-        let size = (height, width);
-        let images = fill(train, places, normalisation, |index| {
-            let mut place =
-                Placement::draw(*augment, size, &mut self.rng.split_index(index as u64));
+        let placements = places.iter().map(|index| {
+            let mut rng = self.rng.split_index(*index as u64);
+            let mut place = Placement::draw(*augment, (height, width), &mut rng);
             if augment.mirror == Mirror::Alternating {
                 let (halves, epoch) = &self.halves;
-                let begins = halves.split_index(index as u64).next_u32() & 1 == 1;
+                let begins = halves.split_index(*index as u64).next_u32() & 1 == 1;
                 place.mirror = begins ^ (epoch % 2 == 1);
             }
             place
         });
-        let labels = places.iter().map(|index| train.label(*index)).collect();
-        let mut batch = Batch::new(images, labels);
-        if augment.mixup > 0.0 {
-            let stream = self.rng.split("mixup");
-            mix(&mut batch, |image| {
-                share(augment.mixup, &mut stream.split_index(places[image] as u64))
-            });
-        }
-        self.next += places.len();
-        Some(batch)
+        let placements = placements.collect();
+        let labels: Vec<usize> = places.iter().map(|index| train.label(*index)).collect();
+        let stream = self.rng.split("mixup");
+        let own = |place: usize| share(augment.mixup, &mut stream.split_index(place as u64));
+        let mixed = match augment.mixup > 0.0 {
+            true => mixed(&labels, |image| own(places[image])),
+            false => Vec::new(),
+        };
+        Some(Drawn { data: self.data, places, placements, labels, mixed })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -106,6 +105,34 @@ impl Iterator for Batches<'_> {
 }
 
 impl ExactSizeIterator for Batches<'_> {}
+
+/// A batch before its images are made: which they are, and what is done to each.
+#[derive(Clone, Debug)]
+pub struct Drawn<'a> {
+    data: &'a TrainingData,
+    /// Places in the source, `[batch]`.
+    places: Vec<usize>,
+    placements: Vec<Placement>,
+    /// A class each, `[batch]`.
+    labels: Vec<usize>,
+    /// What is mixed into each, `[batch]`; empty where images are as they are.
+    mixed: Vec<Mixed>,
+}
+
+impl Drawn<'_> {
+    /// Number of images.
+    pub fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The batch: images augmented, normalised and mixed.
+    pub fn batch(&self) -> Batch {
+        let TrainingData { train, normalisation, .. } = self.data;
+        let mut images = fill(train, &self.places, normalisation, |image| self.placements[image]);
+        mix(&mut images, &self.mixed);
+        Batch { images, labels: self.labels.clone(), mixed: self.mixed.clone() }
+    }
+}
 
 /// Images at these places of a split's source, normalised but not augmented, `[batch, channels,
 /// height, width]`.
@@ -159,9 +186,9 @@ fn fill(
     let size = channels * height * width;
     // Padding is the mean, which is 0 once normalised.
     let mut values = vec![0.0f32; places.len() * size];
-    values.par_chunks_mut(size).zip(places).for_each(|(values, &index)| {
+    values.par_chunks_mut(size).zip(places).enumerate().for_each(|(place, (values, &index))| {
         let image = split.image(index);
-        let Placement { down, right, mirror, cutout } = placement(index);
+        let Placement { down, right, mirror, cutout } = placement(place);
         // Columns of the crop that lie within the image.
         let within = usize::try_from(-right).unwrap_or(0).min(width)
             ..width.saturating_sub(usize::try_from(right).unwrap_or(0));
@@ -307,7 +334,7 @@ mod tests {
         let mirrored = |epoch| {
             let batches = Batches::of_epoch(&data, 64, &Rng::new(3), epoch);
             let order = batches.order.clone();
-            let images = batches.flat_map(|batch| {
+            let images = batches.map(|drawn| drawn.batch()).flat_map(|batch| {
                 let first = batch.images.outer_iter().map(|image| image[[0, 0, 0]] > 0.5);
                 first.collect::<Vec<_>>()
             });

@@ -254,7 +254,8 @@ fn every_training_image_comes_once_an_epoch_with_its_label_and_no_other_comes() 
     data.normalisation = Normalisation { mean: vec![0.0], deviation: vec![1.0 / 255.0] };
     let epoch = |number: u64| {
         let mut order = Vec::new();
-        for batch in Batches::new(&data, 20, &Rng::new(1).split_index(number)) {
+        for drawn in Batches::new(&data, 20, &Rng::new(1).split_index(number)) {
+            let batch = drawn.batch();
             for (image, label) in batch.images.outer_iter().zip(&batch.labels) {
                 let index = image[[0, 0, 0]].round() as usize;
                 assert_eq!(data.train.label(index), *label, "image {index}");
@@ -284,7 +285,7 @@ fn an_images_augmentation_does_not_depend_on_its_batch_or_on_threads() {
     let of = |data, size| -> Vec<u32> {
         let batches = Batches::new(data, size, &rng);
         let bits = |batch: crate::Batch| batch.images.mapv(f32::to_bits).into_iter();
-        batches.flat_map(bits).collect()
+        batches.map(|drawn| drawn.batch()).flat_map(bits).collect()
     };
     assert_eq!(of(&alone, 16), of(&alone, 7), "other batches");
     let epoch = |size| of(&data, size);
@@ -295,8 +296,8 @@ fn an_images_augmentation_does_not_depend_on_its_batch_or_on_threads() {
         let found: Vec<u32> = pool.install(|| epoch(16));
         assert_eq!(expected, found, "{threads} threads");
     }
-    let other = Batches::new(&data, 16, &rng.split_index(1)).next().unwrap();
-    let same = Batches::new(&data, 16, &rng).next().unwrap();
+    let other = Batches::new(&data, 16, &rng.split_index(1)).next().unwrap().batch();
+    let same = Batches::new(&data, 16, &rng).next().unwrap().batch();
     assert_ne!(other, same, "another epoch");
 }
 

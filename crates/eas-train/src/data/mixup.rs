@@ -1,22 +1,24 @@
 //! Mixing images of a batch (Zhang, Cissé, Dauphin and Lopez-Paz, *mixup: beyond empirical risk
 //! minimization*, ICLR 2018): λ x + (1 − λ) x′ counts as λ of x's class and 1 − λ of that of x′.
 
-use eas_ir::Rng;
+use eas_ir::{Images, Rng};
 use ndarray::{Axis, Zip};
 
-use crate::engine::{Batch, Mixed};
+use crate::engine::Mixed;
 
-/// Mixes each image with the one that follows it in the batch, the last with the first. The order of a
-/// batch is random, so that is any other image. `own` is the share that the image at a place keeps.
-pub(super) fn mix(batch: &mut Batch, own: impl Fn(usize) -> f64) {
-    let count = batch.labels.len();
-    batch.mixed = (0..count)
-        .map(|image| Mixed { label: batch.labels[(image + 1) % count], own: own(image) })
-        .collect();
-    let first = batch.images.index_axis(Axis(0), 0).to_owned();
-    for (image, mixed) in batch.mixed.iter().enumerate() {
+/// What is mixed into each image of a batch: the one that follows it, into the last the first. The order
+/// of a batch is random, so that is any other image. `own` is the share that the image at a place keeps.
+pub(super) fn mixed(labels: &[usize], own: impl Fn(usize) -> f64) -> Vec<Mixed> {
+    let count = labels.len();
+    (0..count).map(|image| Mixed { label: labels[(image + 1) % count], own: own(image) }).collect()
+}
+
+/// Mixes each image with the one that follows it, as [`mixed`] says; without that, none.
+pub(super) fn mix(images: &mut Images, mixed: &[Mixed]) {
+    let first = images.index_axis(Axis(0), 0).to_owned();
+    for (image, mixed) in mixed.iter().enumerate() {
         let share = mixed.own as f32;
-        let (_, rest) = batch.images.view_mut().split_at(Axis(0), image);
+        let (_, rest) = images.view_mut().split_at(Axis(0), image);
         let (mut own, others) = rest.split_at(Axis(0), 1);
         let own = own.index_axis_mut(Axis(0), 0);
         // The next image isn't mixed yet.
@@ -57,8 +59,6 @@ fn gamma(shape: f64, rng: &mut Rng) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use eas_ir::Images;
-
     use super::*;
 
     #[test]
@@ -87,16 +87,18 @@ mod tests {
         for count in [1, 2, 5] {
             let value = |place: (usize, usize, usize, usize)| (1 + place.0 * 10 + place.3) as f32;
             let images = Images::from_shape_fn((count, 1, 1, 3), value);
-            let mut batch = Batch::new(images.clone(), (0..count).collect());
+            let labels: Vec<usize> = (0..count).collect();
             let own = |image| 0.25 * (image % 5) as f64;
-            mix(&mut batch, own);
-            for ((image, _, _, column), found) in batch.images.indexed_iter() {
+            let mixed = mixed(&labels, own);
+            let mut found = images.clone();
+            mix(&mut found, &mixed);
+            for ((image, _, _, column), found) in found.indexed_iter() {
                 let next = (image + 1) % count;
                 let share = own(image) as f32;
                 let expected = share * images[[image, 0, 0, column]]
                     + (1.0 - share) * images[[next, 0, 0, column]];
                 assert!((found - expected).abs() < 1e-5, "image {image} of {count}");
-                assert_eq!(batch.mixed[image], Mixed { label: next, own: own(image) });
+                assert_eq!(mixed[image], Mixed { label: next, own: own(image) });
             }
         }
     }

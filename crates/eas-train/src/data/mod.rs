@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 
-pub use batches::{Batches, calibration_images, normalise};
+pub use batches::{Batches, Drawn, calibration_images, normalise};
 pub use files::cache_folder;
 pub use image_file::{image_bytes, image_of, images_in, read_image};
 pub use labelled::Labelled;
