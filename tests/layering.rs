@@ -105,7 +105,7 @@ fn check_absent(words: &[&str], allowed: &[&str]) {
 
 #[test]
 fn only_training_opens_a_gpu() {
-    let words = ["Device::Cuda", "new_cuda", "cuda_if_available", "feature = \"cuda\""];
+    let words = ["cudarc", "new_cuda", "cuda_if_available", "feature = \"cuda\""];
     check_absent(&words, &[&format!("crates/{ENGINES}/")]);
 }
 

@@ -4,6 +4,7 @@ mod automatic;
 mod campaign;
 mod cifar10;
 mod commands;
+mod devices;
 mod export;
 mod fetch;
 mod harness;

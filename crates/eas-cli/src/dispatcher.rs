@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use eas_controller::{Ending, TrialId};
 use eas_ir::Bytes;
+use eas_train::Device;
 
+use crate::devices::Places;
 use crate::executor::{Claim, Executor, Exit, Job, JobName};
 use crate::exit;
-use crate::plan::{Retries, Running, Workers};
+use crate::plan::{Retries, Running};
 use crate::print::Bar;
 use crate::room::NoRoom;
 use crate::runs::{
@@ -26,6 +28,7 @@ use crate::runs::{
 use crate::stop;
 
 use machine::Machine;
+pub(crate) use machine::free_memory;
 use task::{Process, Reason, Task, judge};
 
 /// Between two looks at the processes.
@@ -85,19 +88,16 @@ impl Clock {
 }
 
 impl<'a> Dispatcher<'a> {
-    /// For a run, with trials on an executor, or replaying alone.
+    /// For a run, with trials on an executor and these devices, or replaying alone.
     pub(crate) fn new(
         run: &'a Run,
         index: Option<&'a Index<'a>>,
         mut executor: Option<Box<dyn Executor>>,
         limits: Running,
+        places: &Places,
         bar: Bar,
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
-        let workers = match limits.workers {
-            Workers::Auto => None,
-            Workers::Count(count) => Some(count),
-        };
         let adoptable = match &mut executor {
             Some(executor) => executor.discover()?.into_iter().collect(),
             None => BTreeSet::new(),
@@ -106,8 +106,8 @@ impl<'a> Dispatcher<'a> {
             run,
             index,
             executor,
+            machine: Machine::new(limits.workers, limits.memory, places),
             limits,
-            machine: Machine::new(workers, limits.memory),
             bar,
             clock: Clock { before: run.seconds(), started: now, looked: now },
             deadline: None,
@@ -165,16 +165,20 @@ impl<'a> Dispatcher<'a> {
             let ending = match attempt.ending()? {
                 Some(ending) => ending,
                 None if self.adoptable.remove(&name) => {
-                    self.running.insert(name, Process::new(task, attempt));
+                    // What it runs on isn't known; counted somewhere, it makes others wait.
+                    let device = self.place(&task).unwrap_or(self.machine.first());
+                    self.running.insert(name, Process::new(task, attempt, device));
                     return Ok(());
                 }
                 None => {
                     attempt.end(AttemptEnd::Stopped, "the coordinator was gone".to_owned(), 0.0)?
                 }
             };
+            // What failed on a GPU may have been short of memory for its neighbours' sake.
+            task.alone |= ending.kind == AttemptEnd::Failed && self.machine.has_gpus();
             task.count(ending.kind, ending.seconds);
         }
-        if let Some(limit) = self.machine.memory.filter(|limit| task.record.memory > *limit) {
+        if let Some(limit) = self.machine.limit().filter(|limit| task.record.memory > *limit) {
             let (needed, limit) = (Bytes(task.record.memory), Bytes(limit));
             let why =
                 format!("expected to need at most {limit} of memory to train, found {needed}");
@@ -246,22 +250,23 @@ impl<'a> Dispatcher<'a> {
 
     fn start_waiting(&mut self) -> anyhow::Result<()> {
         while self.running.len() < self.machine.workers {
-            let Some(task) = self.waiting.front() else { break };
-            let running = self.running.values().map(|process| &process.task);
-            let needs = |task: &Task| if task.alone { u64::MAX } else { task.record.memory };
-            let needed = running.fold(needs(task), |sum, task| sum.saturating_add(needs(task)));
-            let fits = needed <= self.machine.memory.unwrap_or(u64::MAX - 1);
-            if !fits && !self.running.is_empty() {
+            let Some(device) = self.waiting.front().and_then(|task| self.place(task)) else {
                 break;
-            }
+            };
             let demand = self.waiting.len() + self.running.len();
             let Some(task) = self.waiting.pop_front() else { break };
-            self.start(task, self.machine.threads(demand))?;
+            self.start(task, device, self.machine.threads(demand))?;
         }
         Ok(())
     }
 
-    fn start(&mut self, task: Task, threads: usize) -> anyhow::Result<()> {
+    /// Where a trial runs beside those that do; nothing where it has to wait.
+    fn place(&self, task: &Task) -> Option<Device> {
+        let running = self.running.values().map(|process| (process.device, process.task.needs()));
+        self.machine.place(&running.collect::<Vec<_>>(), task.record.memory, task.alone)
+    }
+
+    fn start(&mut self, task: Task, device: Device, threads: usize) -> anyhow::Result<()> {
         let Some(executor) = &mut self.executor else { return Ok(()) };
         let trial = task.record.trial;
         let attempt = self.run.new_attempt(trial)?;
@@ -274,12 +279,14 @@ impl<'a> Dispatcher<'a> {
                 self.run.root().into(),
                 trial.to_string().into(),
                 attempt.number.to_string().into(),
+                "--device".into(),
+                device.to_string().into(),
             ],
             environment: vec![("RAYON_NUM_THREADS".to_owned(), threads.to_string())],
             log: attempt.log(),
         })?;
-        tracing::info!(%trial, attempt = attempt.number, threads, "started");
-        self.running.insert(name, Process::new(task, attempt));
+        tracing::info!(%trial, attempt = attempt.number, %device, threads, "started");
+        self.running.insert(name, Process::new(task, attempt, device));
         let trials: Vec<String> = self.running.keys().map(|name| name.trial.to_string()).collect();
         self.bar.message(&format!("trial {}", trials.join(", ")));
         Ok(())
@@ -349,7 +356,7 @@ impl<'a> Dispatcher<'a> {
 
     /// What becomes of a trial whose attempt ended.
     fn take_in(&mut self, process: Process, exit: Option<Exit>) -> anyhow::Result<()> {
-        let Process { mut task, attempt, started, cancelled, .. } = process;
+        let Process { mut task, attempt, device, started, cancelled, .. } = process;
         let trial = task.record.trial;
         if let Some(result) = self.run.published(trial)? {
             task.show(&self.bar, units(task.record.epochs()));
@@ -368,7 +375,8 @@ impl<'a> Dispatcher<'a> {
             bail!(Damaged(format!("trial {trial}: {log}\n{advice}")));
         }
         task.count(kind, ending.seconds);
-        task.alone |= exit == Some(Exit::Signal(9)) && cancelled.is_none();
+        let on_gpu = device != Device::Cpu && kind == AttemptEnd::Failed;
+        task.alone |= (exit == Some(Exit::Signal(9)) || on_gpu) && cancelled.is_none();
         let Retries { lost, failed } = self.limits.retries;
         let why = if cancelled == Some(Reason::TooLong) {
             let limit = self.limits.timeout.unwrap_or_default();

@@ -12,5 +12,7 @@ pub const NO: u8 = 3;
 pub const DAMAGED: u8 = 4;
 /// A disk is full; the run goes on once there is room.
 pub const NO_ROOM: u8 = 5;
+/// A GPU failed a trial, perhaps for want of memory: its coordinator tries again.
+pub(crate) const GPU: u8 = 6;
 /// Interrupted by Ctrl-C; what was done is kept.
 pub const INTERRUPTED: u8 = 130;

@@ -8,7 +8,6 @@ use eas_train::{Engine, FlatParameters, Recipe, TrainingData, steps_of_epoch};
 use eas_transform::{Decision, grow_network};
 use serde::Serialize;
 
-use crate::engine::ENGINE;
 use crate::plan::{Plan, Stage};
 
 /// Random children whose median size stands for all.
@@ -72,10 +71,16 @@ fn typical_child(plan: &Plan, start: &Network, rng: &Rng) -> anyhow::Result<(Net
 }
 
 /// Training images a second, trained by a recipe.
-fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> anyhow::Result<f64> {
+fn rate(
+    network: &Network,
+    data: &TrainingData,
+    recipe: &Recipe,
+    rng: &Rng,
+    engine: &dyn Engine,
+) -> anyhow::Result<f64> {
     let model = Model::initialise(network.clone(), rng)?;
     let mut parameters = FlatParameters::new(&model, None)?;
-    let mut program = ENGINE.compile(network)?;
+    let mut program = engine.compile(network)?;
     let (mut images, mut started) = (0, None::<Instant>);
     // Few images are trained on again and again. The first steps warm caches and memory.
     for epoch in 0.. {
@@ -100,25 +105,32 @@ fn rate(network: &Network, data: &TrainingData, recipe: &Recipe, rng: &Rng) -> a
     unreachable!("epochs don't end")
 }
 
-/// Measures how fast a plan's networks train.
-pub(crate) fn measure(plan: &Plan, start: &Network, data: &TrainingData) -> anyhow::Result<Rates> {
+/// Measures how fast a plan's networks train by an engine.
+pub(crate) fn measure(
+    plan: &Plan,
+    start: &Network,
+    data: &TrainingData,
+    engine: &dyn Engine,
+) -> anyhow::Result<Rates> {
     let rng = Rng::new(plan.seed).split("forecast");
     let (child, cost) = typical_child(plan, start, &rng)?;
     Ok(Rates {
-        start: rate(start, data, &plan.start, &rng)?,
-        child: rate(&child, data, &plan.child, &rng)?,
+        start: rate(start, data, &plan.start, &rng, engine)?,
+        child: rate(&child, data, &plan.child, &rng, engine)?,
         child_parameters: cost.parameters,
         child_macs: cost.macs,
     })
 }
 
-/// Seconds of a whole run on so many training images.
-pub(crate) fn seconds(plan: &Plan, images: usize, rates: &Rates) -> f64 {
+/// Seconds of a whole run on so many training images and devices, over which children are spread.
+pub(crate) fn seconds(plan: &Plan, images: usize, rates: &Rates, devices: usize) -> f64 {
     let images = images as f64;
     let (start_epochs, grown_epochs) = plan.epochs(&plan.batches());
-    let whole = images * (start_epochs as f64 / rates.start + grown_epochs as f64 / rates.child);
+    let of_stages = plan.epochs_of_stages(&plan.batches());
+    let stages = images * of_stages as f64 / (rates.child * devices as f64);
+    let grown = (grown_epochs - of_stages) as f64 / rates.child;
+    let whole = images * (start_epochs as f64 / rates.start + grown) + stages;
     // The deadline cuts the stages short, and is counted from the run's beginning.
-    let stages = images * plan.epochs_of_stages(&plan.batches()) as f64 / rates.child;
     let before = images * (plan.start.epochs * (1 + plan.saturation.rounds)) as f64 / rates.start;
     let left = plan.deadline.map(|limit| (limit.as_secs_f64() - before).max(0.0));
     whole - left.map_or(0.0, |left| (stages - left).max(0.0))
@@ -130,8 +142,10 @@ pub(crate) fn forecast(
     start: &Network,
     data: &TrainingData,
 ) -> anyhow::Result<Forecast> {
-    let rates = measure(plan, start, data)?;
-    let seconds = seconds(plan, data.train.len(), &rates);
+    let places = plan.running.devices.places()?;
+    let engine = places.first().engine()?;
+    let rates = measure(plan, start, data, engine.as_ref())?;
+    let seconds = seconds(plan, data.train.len(), &rates, places.count());
     let promoted: usize = plan.stages.iter().map(|stage| stage.promotion.trials()).sum();
     let of_stage = |stage: &Stage| stage.batches * stage.halving.trials(stage.networks);
     let children: usize = plan.stages.iter().map(of_stage).sum();
@@ -200,7 +214,8 @@ mod tests {
         let plan = read_plan("tiny.toml", spec, &set, Path::new("")).unwrap();
         let Prepared { data, start, .. } = prepare(&plan).unwrap();
         let began = Instant::now();
-        let found = rate(start.network(), &data, &plan.start, &Rng::new(1)).unwrap();
+        let found =
+            rate(start.network(), &data, &plan.start, &Rng::new(1), &eas_train::Cpu).unwrap();
         assert!(began.elapsed().as_secs_f64() >= MEASURED && found > 0.0, "{found} images/s");
     }
 }

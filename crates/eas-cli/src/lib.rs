@@ -16,6 +16,7 @@ mod args;
 mod automatic;
 mod commands;
 mod comparison;
+mod devices;
 mod difference;
 mod dispatcher;
 mod engine;
@@ -49,6 +50,7 @@ mod trial;
 
 use std::process::ExitCode;
 
+pub use devices::Devices;
 pub use eas_controller;
 pub use eas_ir;
 pub use eas_train;

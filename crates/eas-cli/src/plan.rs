@@ -11,6 +11,8 @@ use eas_transform::{SearchSpace, Transforms};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::devices::Devices;
+
 /// A plugin chosen by a spec.
 #[derive(Debug)]
 pub struct Named<T: ?Sized> {
@@ -59,11 +61,14 @@ pub struct Plan {
     pub storage: Storage,
 }
 
-/// How the work of a run is done. Results don't depend on it, save for what time and memory forbid.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How the work of a run is done. Results don't depend on it, save for what time and memory forbid, and
+/// for the rounding of devices.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Running {
     /// Trials that run at once.
     pub workers: Workers,
+    /// What they are trained on.
+    pub devices: Devices,
     /// Time that one trial may take, all its attempts together.
     pub timeout: Option<Duration>,
     /// Time without progress after which an attempt counts as hung.
@@ -72,7 +77,8 @@ pub struct Running {
     pub checkpoint: Duration,
     /// How often a trial is tried again.
     pub retries: Retries,
-    /// Bytes that all trials together may take; without it, what the machine has free.
+    /// Bytes that all trials together may take of the processor's memory, or of each GPU's; without it,
+    /// what is free.
     pub memory: Option<u64>,
 }
 
@@ -89,7 +95,7 @@ pub struct Storage {
 /// Trials that run at once. Text: `"auto"`, or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// One a core.
+    /// One a core; on GPUs a few for each, and no more than there are cores.
     Auto,
     /// So many, at least 1.
     Count(usize),

@@ -2,10 +2,10 @@
 
 use eas_controller::TrialId;
 use eas_ir::Count;
-use eas_train::{Split, TrainingData, accuracy};
+use eas_train::{Engine, Split, TrainingData, accuracy};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::ENGINE;
+use crate::devices::ROUNDING;
 use crate::print::{Bar, percent, table};
 use crate::runs::{Purpose, Run, TrialResult};
 use crate::statistics::kendall;
@@ -43,6 +43,9 @@ pub(crate) struct Report {
     /// The best children, with inherited weights and from scratch.
     #[serde(default)]
     pub(crate) ranks: Vec<Rank>,
+    /// Whether trials ran on GPUs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) on_gpus: bool,
     /// Seconds of work on the run.
     pub(crate) seconds: f64,
 }
@@ -120,6 +123,7 @@ impl Report {
         compared: &[(TrialResult, usize)],
         data: &TrainingData,
         test: &Split,
+        engine: &dyn Engine,
     ) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
         let bar = Bar::new((compared.len() * test.len()) as u64);
@@ -127,7 +131,7 @@ impl Report {
         for (result, epochs) in compared {
             let model = run.model_of(result)?.model;
             let tested =
-                accuracy(&ENGINE, &model, data, test, &mut |images| bar.advance(images as u64))?;
+                accuracy(engine, &model, data, test, &mut |images| bar.advance(images as u64))?;
             rows.push(Row {
                 trial: result.trial,
                 purpose: result.purpose,
@@ -205,6 +209,9 @@ impl Report {
         again.extend(self.kendall().map(|tau| {
             format!("Kendall's tau of the {count} best, inherited and from scratch: {tau:.2}")
         }));
+        if self.on_gpus {
+            again.push(format!("trained on GPUs: {ROUNDING}"));
+        }
         let again: String = again.iter().map(|line| format!("\n{line}")).collect();
         format!(
             "{}\n{again}\nOne run with one seed: the standard error of a figure is {:.1} points on the {} \

@@ -9,8 +9,8 @@ use anyhow::Context;
 use eas_controller::Ending;
 use eas_ir::{Metadata, Mode, Model, Network, Probe, Rng, SavedModel, Weights};
 use eas_train::{
-    Engine, EpochRecord, FlatParameters, Momentum, Position, Start, TrainingData, TrainingEnd,
-    calibration_images, train_from,
+    Device, Engine, EpochRecord, FlatParameters, Momentum, Position, Start, TrainingData,
+    TrainingEnd, calibration_images, train_from,
 };
 use eas_transform::{Certificate, Transforms, Verdict, calibrate, certify, drift, grow};
 use ndarray::Array4;
@@ -38,9 +38,24 @@ pub(crate) struct Workshop<'a> {
     /// The start network, where it came with weights.
     pub(crate) start: Option<&'a Model>,
     pub(crate) transforms: &'a Transforms,
+    /// What trains them, and its engine.
+    pub(crate) device: Device,
+    pub(crate) engine: &'a dyn Engine,
     /// Between two checkpoints.
     pub(crate) checkpoint: Duration,
 }
+
+/// What failed on a GPU, in words.
+#[derive(Debug)]
+pub(crate) struct GpuFailed(String);
+
+impl std::fmt::Display for GpuFailed {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for GpuFailed {}
 
 /// One trial under way.
 struct Work<'a> {
@@ -94,7 +109,11 @@ impl Workshop<'_> {
                 None => return Ok(None),
             },
         };
-        self.run.publish(&result).map(Some)
+        let gpu = match self.device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(gpu),
+        };
+        self.run.publish(&TrialResult { gpu, ..result }).map(Some)
     }
 
     /// The model that is grown or gone on from, where there is one, and the network to be trained.
@@ -153,7 +172,7 @@ impl Workshop<'_> {
         }
         let grown = self.grow(work, parent, momentum.as_ref());
         Ok(match grown {
-            Err(error) => Err(work.ended(Ending::Failed { why: format!("{error:#}") })),
+            Err(error) => Err(work.ended(self.failed(error)?)),
             Ok((_, _, certificate, drift)) if certificate.verdict == Verdict::Broken => {
                 let why = self.culprit(work, parent, certificate);
                 let (certificate, drift) = (Some(certificate), Some(drift));
@@ -177,12 +196,12 @@ impl Workshop<'_> {
         let stream = work.rng.split("grow");
         let exact = grow(parent, None, steps, self.transforms, &stream, false)?;
         let images = calibration_images(self.data, CALIBRATION);
-        let exact_model = calibrate(exact.model, &exact.calibrate, &images, &ENGINE)?.model;
+        let exact_model = calibrate(exact.model, &exact.calibrate, &images, self.engine)?.model;
         let probe = calibration_images(self.data, PROBE);
-        let certificate = certify(parent, &exact_model, &probe, &ENGINE)?;
+        let certificate = certify(parent, &exact_model, &probe, self.engine)?;
         let grown = grow(parent, momentum, steps, self.transforms, &stream, true)?;
-        let model = calibrate(grown.model, &grown.calibrate, &images, &ENGINE)?.model;
-        let drift = drift(parent, &model, &probe, &ENGINE)?;
+        let model = calibrate(grown.model, &grown.calibrate, &images, self.engine)?.model;
+        let drift = drift(parent, &model, &probe, self.engine)?;
         Ok((model, grown.momentum, certificate, drift))
     }
 
@@ -196,7 +215,7 @@ impl Workshop<'_> {
                 let chain = [edits[..count].to_vec()];
                 let stream = work.rng.split("grow");
                 let child = grow(parent, None, &chain, self.transforms, &stream, false)?;
-                let certificate = certify(parent, &child.model, &probe, &ENGINE)?;
+                let certificate = certify(parent, &child.model, &probe, self.engine)?;
                 if certificate.verdict == Verdict::Broken {
                     return Ok(Some(format!("`{}`: {certificate}", edits[count - 1])));
                 }
@@ -206,6 +225,18 @@ impl Workshop<'_> {
         match find() {
             Ok(Some(culprit)) => culprit,
             _ => format!("the chain of edits as a whole: {whole}"),
+        }
+    }
+
+    /// How a trial ends whose network can't be made or trained. Its files were read by now, so that is the
+    /// network's fault.
+    ///
+    /// # Errors
+    /// [`GpuFailed`] on a GPU: it may have been short of memory for other trials' sake.
+    fn failed(&self, error: anyhow::Error) -> anyhow::Result<Ending> {
+        match self.device {
+            Device::Cpu => Ok(Ending::Failed { why: format!("{error:#}") }),
+            Device::Cuda(_) => Err(GpuFailed(format!("{}: {error:#}", self.device)).into()),
         }
     }
 
@@ -274,7 +305,7 @@ impl Workshop<'_> {
                 }
             };
             let training = train_from(
-                &ENGINE,
+                self.engine,
                 Start { model: &model, momentum: Some(&momentum), position },
                 data,
                 recipe,
@@ -293,10 +324,7 @@ impl Workshop<'_> {
             failed?;
             let training = match training {
                 Ok(training) => training,
-                // Its files were read by now, so what fails here is the network's fault.
-                Err(error) => {
-                    return Ok(Some(ended(work, Ending::Failed { why: format!("{error:#}") })));
-                }
+                Err(error) => return Ok(Some(ended(work, self.failed(error)?))),
             };
             match training.end {
                 TrainingEnd::Finished => {}
@@ -357,7 +385,8 @@ fn ready(model: Model, momentum: Option<Weights>, checked: Option<(Certificate, 
     Checkpoint { model, momentum: momentum.unwrap_or_default(), progress }
 }
 
-/// A model with all that it needs to be used on this data.
+/// A model with all that it needs to be used on this data. Whatever trained it, its logits are those of
+/// the processor, which others are held against.
 pub(crate) fn saved(model: Model, data: &TrainingData) -> anyhow::Result<SavedModel> {
     let split = data.train.first(KEPT_PROBE);
     let (count, channels, height, width) = data.images(&split, split.indices()).dim();

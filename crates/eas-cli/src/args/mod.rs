@@ -13,8 +13,8 @@ pub(crate) use models::{
     Train, Transform, TrialName,
 };
 pub(crate) use runs::{
-    Budget, Check, Compare, Format, Gc, Init, Lineage, List, Resume, Search, SpecArgs, Status,
-    Template, Trial, Trials, Verify,
+    Budget, Check, Compare, Doctor, Format, Gc, Init, Lineage, List, Resume, Search, SpecArgs,
+    Status, Template, Trial, Trials, Verify,
 };
 
 /// Efficient architecture search by network transformation.
@@ -45,6 +45,7 @@ Examples:
   eas search my.toml                          a spec of your own (see: eas init)
   eas search my.toml --seed 2 --set child.epochs=10
   eas search my.toml --run runs/second
+  eas search my.toml --devices cuda:0,1       on two GPUs (see: eas doctor)
   eas search --data images --budget 30m       no spec: a folder of images by class, or files of a format
   eas search --data images --budget 30m --init > my.toml")]
     Search(Search),
@@ -53,7 +54,8 @@ Examples:
 Examples:
   eas resume runs/quickstart
   eas resume runs/quickstart --extend-batches 2
-  eas resume runs/quickstart --extend-deadline 2h")]
+  eas resume runs/quickstart --extend-deadline 2h
+  eas resume runs/quickstart --devices cpu    whatever the plan says")]
     Resume(Resume),
     /// Check a spec: what it would do, how large its space is, how long it would take
     #[command(after_help = "\
@@ -168,7 +170,8 @@ its statistics from training images first.")]
 Examples:
   eas train network.toml --data fashion_mnist_subset --out trained
   eas train runs/quickstart --data cifar10=DIR --set epochs=5 --out longer
-  eas train runs/quickstart --trial start --data cifar10=DIR --out longer")]
+  eas train runs/quickstart --trial start --data cifar10=DIR --out longer
+  eas train network.toml --data cifar10=DIR --out trained --device cuda:1")]
     Train(Train),
     /// Test a model on a data set's test images
     #[command(after_help = "\
@@ -211,8 +214,19 @@ Examples:
   eas bench
   eas bench wide --batch 128 --threads 1
   eas bench runs/quickstart --json            its best network
-  eas bench network.toml")]
+  eas bench network.toml
+  eas bench wide --batch 512 --precision bf16 --device cuda --side-by-side 4
+
+On a GPU, batches are drawn and made as in a training, a window of steps at a time.")]
     Bench(Bench),
+    /// Say what this machine has to train on, and what mends what is missing
+    #[command(after_help = "\
+Examples:
+  eas doctor
+  eas doctor --json
+
+The exit code is 0 whatever is missing.")]
+    Doctor(Doctor),
     /// Print a script that completes eas commands in a shell
     #[command(after_help = "\
 Examples:

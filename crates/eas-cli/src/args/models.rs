@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
+use crate::devices::{Devices, one_device};
 use crate::export;
 use crate::runs::Purpose;
 
@@ -161,6 +162,9 @@ pub(crate) struct Train {
     /// Seed of all randomness
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,
+    /// What to train on: auto (the first GPU that can be used, else the processor), cpu, cuda or cuda:N
+    #[arg(long, value_name = "WHICH", default_value_t = Devices::Auto, value_parser = one_device)]
+    pub(crate) device: Devices,
     /// Begin with fresh weights even where the model has some
     #[arg(long)]
     pub(crate) from_scratch: bool,
@@ -187,6 +191,12 @@ pub(crate) struct Bench {
     /// Threads to work on [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// What to measure on: auto (the first GPU that can be used, else the processor), cpu, cuda or cuda:N
+    #[arg(long, value_name = "WHICH", default_value_t = Devices::Auto, value_parser = one_device)]
+    pub(crate) device: Devices,
+    /// Programs that train at the same time on the device, each in a thread; the rate is their sum
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) side_by_side: u16,
     /// What products are computed in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
@@ -231,6 +241,9 @@ pub(crate) struct Test {
     /// A key of the data set to set, such as data.height=8; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// What to classify on: auto (the first GPU that can be used, else the processor), cpu, cuda or cuda:N
+    #[arg(long, value_name = "WHICH", default_value_t = Devices::Auto, value_parser = one_device)]
+    pub(crate) device: Devices,
     /// Classify each image together with changed ones; the result says so
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) test_time_augmentation: Option<TestTimeAugmentation>,

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use eas_ir::Count;
+use eas_train::Device;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
 use super::models::TrialName;
+use crate::devices::Devices;
 use crate::plan::Workers;
 
 /// What the stages of each compared run may take.
@@ -72,9 +74,12 @@ pub(crate) struct Search {
     pub(crate) run: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: SpecArgs,
-    /// Trials that run at once: auto (one a core) or a number [default: the spec's]
+    /// Trials that run at once: auto (one a core, or a few for each GPU) or a number [default: the spec's]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<Workers>,
+    /// What they are trained on: auto, cpu, cuda, or GPUs such as cuda:0,1 [default: the spec's]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) devices: Option<Devices>,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -102,9 +107,12 @@ pub(crate) struct Compare {
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: SpecArgs,
-    /// Trials that run at once: auto (one a core) or a number [default: the spec's]
+    /// Trials that run at once: auto (one a core, or a few for each GPU) or a number [default: the spec's]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<Workers>,
+    /// What they are trained on: auto, cpu, cuda, or GPUs such as cuda:0,1 [default: the spec's]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) devices: Option<Devices>,
     /// Print the comparison as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -123,9 +131,12 @@ pub(crate) struct Resume {
     /// Go on although another program made the run
     #[arg(long)]
     pub(crate) accept_build: bool,
-    /// Trials that run at once: auto (one a core) or a number [default: the spec's]
+    /// Trials that run at once: auto (one a core, or a few for each GPU) or a number [default: the spec's]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<Workers>,
+    /// What they are trained on: auto, cpu, cuda, or GPUs such as cuda:0,1 [default: the spec's]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) devices: Option<Devices>,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -139,6 +150,9 @@ pub(crate) struct Trial {
     pub(crate) trial: u32,
     /// The attempt, whose folder is there
     pub(crate) attempt: u32,
+    /// What it is trained on: cpu or a GPU, such as cuda:0
+    #[arg(long, default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
 }
 
 #[derive(Debug, clap::Args)]
@@ -187,6 +201,13 @@ pub(crate) enum Template {
     C10Densenet,
     /// CIFAR-10, 5,000 images, small DenseNets
     C10DensenetQuick,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

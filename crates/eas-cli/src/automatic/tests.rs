@@ -28,7 +28,7 @@ fn the_spec_is_one_that_is_forecast_to_keep_its_budget() {
         let data = training_data(&plan).unwrap();
         let (start, _) = start_network(&plan).unwrap();
         let rates = at(macs)(&plan, start.network(), &data).unwrap();
-        let forecast = seconds(&plan, data.train.len(), &rates);
+        let forecast = seconds(&plan, data.train.len(), &rates, 1);
         let budget = 60.0 * minutes;
         let why = format!("{minutes} minutes at {macs}: {forecast} s\n{}", automatic.spec);
         assert!(forecast <= budget, "{why}");

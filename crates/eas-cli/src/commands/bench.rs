@@ -1,24 +1,36 @@
-//! `eas bench`: how fast the engine trains and runs a network, by the program that the trainer uses.
+//! `eas bench`: how fast an engine trains and runs a network, by the program that the trainer uses.
+//!
+//! On the processor single steps are timed, of a batch that is there, and the operations in them. A GPU
+//! works beside its caller and makes its own batches, so that windows of a training are timed there.
 
 use std::collections::BTreeMap;
+use std::sync::Barrier;
 use std::time::Instant;
 
+use anyhow::{anyhow, ensure};
 use eas_ir::{Images, Mode, Model, Network, Rng, Shape, cost};
-use eas_train::{Batch, CpuProgram, FlatParameters, Precision, Program, Recipe, StepOptions};
+use eas_train::{
+    Augment, Batch, CpuProgram, DataOptions, Device, Engine, FlatParameters, Labelled, Mirror,
+    Precision, Program, Recipe, StepOptions, StepReport, TrainingData, split, steps_of_epoch,
+};
 use serde::Serialize;
 
-use super::given;
+use super::{bad_input, given};
 use crate::args;
+use crate::devices::device;
 use crate::exit;
 use crate::print::{self, percent};
 
-/// Steps that warm caches and memory.
+/// Steps that warm caches and memory, or windows of them.
 const WARM_UP: usize = 2;
+/// Made-up images that a GPU trains on, about: as many as CIFAR-10 has, so that windows are as long as there.
+const IMAGES: usize = 45_000;
 
 /// What was measured.
 #[derive(Serialize)]
 struct Measured {
     network: String,
+    device: String,
     batch: usize,
     threads: usize,
     /// What products are computed in, while training.
@@ -26,9 +38,13 @@ struct Measured {
     parameters: u64,
     /// Multiply-accumulates of an image, forward.
     macs: u64,
-    /// Training images a second, by the median step.
+    /// Training images a second, by the median step, on a GPU by all windows of steps; of all programs
+    /// together.
     images_per_second: f64,
-    /// The same by the fastest step, which other work on the machine disturbs least.
+    /// The same of each program, where several train side by side.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    side_by_side: Vec<f64>,
+    /// Of one program by the fastest step, which other work on the machine disturbs least.
     fastest_images_per_second: f64,
     /// Additions and multiplications of convolutions and linear layers as they are defined, a step
     /// being thrice the forward pass; the engine may do with fewer.
@@ -38,7 +54,7 @@ struct Measured {
     /// Seconds to classify one image alone: the median, and what 95 of 100 take at most.
     latency: f64,
     latency_95: f64,
-    /// Share of the step's time by operation.
+    /// Share of the step's time by operation; nothing on a GPU.
     shares: Vec<Share>,
     /// The most memory that the process had, where the system tells.
     peak_memory_bytes: Option<u64>,
@@ -52,104 +68,278 @@ struct Share {
 }
 
 pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
+    if args.batch == 0 {
+        return Err(bad_input("--batch 0: expected an image at least"));
+    }
     let network = given::network(args.path(), args.trial)?;
-    let threads = args
-        .threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let measured = pool.install(|| measure(args, &network, threads))?;
-    if args.json {
-        print::json(&measured);
-        return Ok(exit::SUCCESS);
-    }
-    let rate = |rate: f64| format!("{rate:.0} images/s");
-    let milliseconds = |seconds: f64| format!("{:.3} ms", 1e3 * seconds);
-    print::result(&format!(
-        "{}, batch {}, {} thread(s)\n  training    {}, {:.1} GFLOP/s (fastest step {})\n  evaluation  {}\n  one image   {}, 95 % within {}\n  memory      {}\n",
-        measured.network,
-        measured.batch,
-        measured.threads,
-        rate(measured.images_per_second),
-        measured.gflops_per_second,
-        rate(measured.fastest_images_per_second),
-        rate(measured.evaluation_images_per_second),
-        milliseconds(measured.latency),
-        milliseconds(measured.latency_95),
-        measured.peak_memory_bytes.map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
-    ));
-    let mut rows = vec![vec!["op".to_owned(), "forward".to_owned(), "backward".to_owned()]];
-    for share in &measured.shares {
-        rows.push(vec![share.op.to_owned(), percent(share.forward), percent(share.backward)]);
-    }
-    print::result(&print::table(&rows));
-    Ok(exit::SUCCESS)
-}
-
-fn measure(args: &args::Bench, network: &Network, threads: usize) -> anyhow::Result<Measured> {
-    let rng = Rng::new(1);
-    let model = Model::initialise(network.clone(), &rng)?;
-    let batch = random_batch(&model, args.batch, &mut rng.split("images"))?;
-    let mut parameters = FlatParameters::new(&model, None)?;
-    let mut program = CpuProgram::new(network)?;
-    let recipe = Recipe::paper_child();
-    let dropout = rng.split("dropout");
-    let precision = match args.precision {
-        args::Precision::F32 => Precision::F32,
-        args::Precision::Bf16 => Precision::Bf16,
-    };
-    let options = StepOptions {
-        update: recipe.update(1e-3),
-        label_smoothing: 0.0,
-        precision,
-        dropout: Some(&dropout),
-    };
-    let mut step = || program.step(&mut parameters, &batch, &options);
-    for _ in 0..WARM_UP {
-        step()?;
-    }
-    let training = times(args.seconds, || step().map(drop))?;
-    let shares = shares(&program);
-    let evaluation = times(0.3 * args.seconds, || {
-        program.logits(&parameters, &batch.images, Mode::Evaluation).map(drop)
-    })?;
-    // A program of its own, as one that classifies single images has it.
-    let mut program = CpuProgram::new(network)?;
-    let image = batch.images.slice_axis(ndarray::Axis(0), (..1).into()).to_owned();
-    let mut classify = || program.logits(&parameters, &image, Mode::Evaluation).map(drop);
-    for _ in 0..WARM_UP {
-        classify()?;
-    }
-    let alone = times(0.3 * args.seconds, classify)?;
-    let cost = cost(network, model.shapes(), args.batch);
-    let images_per_second = args.batch as f64 / quantile(&training, 0.5);
-    Ok(Measured {
+    let device = device(&args.device)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Programs side by side share the cores, as trials do.
+    let threads = args.threads.unwrap_or((cores / usize::from(args.side_by_side)).max(1));
+    let (training, evaluation) = measure(args, &network, device, threads)?;
+    let cost = cost(&network, &network.verify()?, args.batch);
+    let images_per_second: f64 = training.iter().map(|training| training.rate).sum();
+    let rates = training.iter().map(|training| training.rate);
+    let fastest = training.iter().map(|training| training.fastest).fold(0.0, f64::max);
+    let measured = Measured {
         network: args.path().display().to_string(),
+        device: device.to_string(),
         batch: args.batch,
         threads,
-        precision,
+        precision: precision(args),
         parameters: cost.parameters,
         macs: cost.macs,
         images_per_second,
-        fastest_images_per_second: args.batch as f64 / quantile(&training, 0.0),
+        side_by_side: if training.len() > 1 { rates.collect() } else { Vec::new() },
+        fastest_images_per_second: fastest,
         gflops_per_second: images_per_second * cost.macs as f64 * 6.0 / 1e9,
-        evaluation_images_per_second: args.batch as f64 / quantile(&evaluation, 0.5),
+        evaluation_images_per_second: evaluation.images_per_second,
+        latency: evaluation.latency,
+        latency_95: evaluation.latency_95,
+        shares: training.into_iter().next().map(|first| first.shares).unwrap_or_default(),
+        peak_memory_bytes: peak_memory(),
+    };
+    match args.json {
+        true => print::json(&measured),
+        false => measured.print(device),
+    }
+    Ok(exit::SUCCESS)
+}
+
+impl Measured {
+    fn print(&self, device: Device) {
+        let rate = |rate: &f64| format!("{rate:.0} images/s");
+        let milliseconds = |seconds: f64| format!("{:.3} ms", 1e3 * seconds);
+        let (on, timed) = match device {
+            Device::Cpu => (format!("{} thread(s)", self.threads), "step"),
+            Device::Cuda(_) => (self.device.clone(), "window"),
+        };
+        let each = match self.side_by_side.as_slice() {
+            [] => String::new(),
+            rates => {
+                let rates: Vec<String> = rates.iter().map(rate).collect();
+                format!("\n  each        {}", rates.join(", "))
+            }
+        };
+        print::result(&format!(
+            "{}, batch {}, {on}\n  training    {}, {:.1} GFLOP/s (fastest {timed} {}){each}\n  evaluation  {}\n  one image   {}, 95 % within {}\n  memory      {}\n",
+            self.network,
+            self.batch,
+            rate(&self.images_per_second),
+            self.gflops_per_second,
+            rate(&self.fastest_images_per_second),
+            rate(&self.evaluation_images_per_second),
+            milliseconds(self.latency),
+            milliseconds(self.latency_95),
+            self.peak_memory_bytes.map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
+        ));
+        if self.shares.is_empty() {
+            return;
+        }
+        let mut rows = vec![vec!["op".to_owned(), "forward".to_owned(), "backward".to_owned()]];
+        for share in &self.shares {
+            rows.push(vec![share.op.to_owned(), percent(share.forward), percent(share.backward)]);
+        }
+        print::result(&print::table(&rows));
+    }
+}
+
+fn precision(args: &args::Bench) -> Precision {
+    match args.precision {
+        args::Precision::F32 => Precision::F32,
+        args::Precision::Bf16 => Precision::Bf16,
+    }
+}
+
+/// How fast a program trained: images a second.
+struct Trained {
+    /// By the median step, or by all windows.
+    rate: f64,
+    fastest: f64,
+    shares: Vec<Share>,
+}
+
+/// How fast a program ran.
+struct Evaluated {
+    images_per_second: f64,
+    latency: f64,
+    latency_95: f64,
+}
+
+/// Each program that trains, side by side with the others, and one that runs alone.
+fn measure(
+    args: &args::Bench,
+    network: &Network,
+    device: Device,
+    threads: usize,
+) -> anyhow::Result<(Vec<Trained>, Evaluated)> {
+    let engine = device.engine()?;
+    let model = Model::initialise(network.clone(), &Rng::new(1))?;
+    let data = match device {
+        Device::Cpu => None,
+        Device::Cuda(_) => Some(random_data(&model, args.batch)?),
+    };
+    let count = usize::from(args.side_by_side);
+    let pool = || rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pools = (0..count).map(|_| pool()).collect::<Result<Vec<_>, _>>()?;
+    // They are timed from the moment on when all of them are warm.
+    let ready = Barrier::new(count);
+    let train = || match &data {
+        None => train_steps(args, &model, &ready),
+        Some(data) => train_windows(args, &model, engine.as_ref(), data, &ready),
+    };
+    let trained: Vec<Trained> = std::thread::scope(|scope| {
+        let programs = pools.iter().map(|pool| scope.spawn(|| pool.install(train)));
+        let programs: Vec<_> = programs.collect();
+        programs
+            .into_iter()
+            .map(|program| program.join().map_err(|_| anyhow!("a program broke down"))?)
+            .collect::<anyhow::Result<_>>()
+    })?;
+    let evaluated = pools[0].install(|| evaluate(args, &model, engine.as_ref()))?;
+    Ok((trained, evaluated))
+}
+
+/// Trains on the processor: one batch, step by step.
+fn train_steps(args: &args::Bench, model: &Model, ready: &Barrier) -> anyhow::Result<Trained> {
+    let rng = Rng::new(1);
+    let dropout = rng.split("dropout");
+    let options = StepOptions {
+        update: Recipe::paper_child().update(1e-3),
+        label_smoothing: 0.0,
+        precision: precision(args),
+        dropout: Some(&dropout),
+    };
+    let batch = random_batch(model, args.batch, &mut rng.split("images"));
+    let warm = || -> anyhow::Result<(CpuProgram, FlatParameters)> {
+        let mut program = CpuProgram::new(model.network())?;
+        let mut parameters = FlatParameters::new(model, None)?;
+        for _ in 0..WARM_UP {
+            program.step(&mut parameters, &batch, &options)?;
+        }
+        Ok((program, parameters))
+    };
+    let warmed = warm();
+    // Also by one that failed, or the others would wait for it.
+    ready.wait();
+    let (mut program, mut parameters) = warmed?;
+    let times = times(args.seconds, || program.step(&mut parameters, &batch, &options).map(drop))?;
+    let rate = |share| args.batch as f64 / quantile(&times, share);
+    Ok(Trained { rate: rate(0.5), fastest: rate(0.0), shares: shares(&program) })
+}
+
+/// Trains on a GPU: windows of steps, of batches drawn from images.
+fn train_windows(
+    args: &args::Bench,
+    model: &Model,
+    engine: &dyn Engine,
+    data: &TrainingData,
+    ready: &Barrier,
+) -> anyhow::Result<Trained> {
+    let rng = Rng::new(1);
+    let recipe = Recipe {
+        batch: args.batch,
+        precision: precision(args),
+        learning_rate: 1e-3,
+        ..Recipe::paper_child()
+    };
+    let epoch_of = |epoch| steps_of_epoch(data, &recipe, &rng, epoch, 0);
+    let (mut epoch, mut steps) = (0, epoch_of(0));
+    // As a training takes its steps: at most a stride of them, and none beyond an epoch's end.
+    let mut window = |program: &mut dyn Program, parameters: &mut FlatParameters| {
+        if steps.len() == 0 {
+            epoch += 1;
+            steps = epoch_of(epoch);
+        }
+        let began = Instant::now();
+        let mut images = 0;
+        let mut some = steps.by_ref().take(program.stride()).inspect(|step| {
+            images += step.drawn.count();
+        });
+        let reports = program.steps(parameters, &mut some)?;
+        ensure!(reports.iter().all(StepReport::is_finite), "the loss left the finite numbers");
+        Ok((images, began.elapsed().as_secs_f64()))
+    };
+    let mut warm = || -> anyhow::Result<(Box<dyn Program>, FlatParameters)> {
+        let mut program = engine.compile(model.network())?;
+        let mut parameters = FlatParameters::new(model, None)?;
+        for _ in 0..WARM_UP {
+            window(program.as_mut(), &mut parameters)?;
+        }
+        Ok((program, parameters))
+    };
+    let warmed = warm();
+    // Also by one that failed, or the others would wait for it.
+    ready.wait();
+    let (mut program, mut parameters) = warmed?;
+    let (mut windows, mut seconds) = (Vec::new(), 0.0);
+    while windows.len() < 4 || seconds < args.seconds {
+        let (images, took) = window(program.as_mut(), &mut parameters)?;
+        windows.push((images, took));
+        seconds += took;
+    }
+    let images: usize = windows.iter().map(|(images, _)| images).sum();
+    let rates = windows.iter().map(|(images, took)| *images as f64 / took);
+    // Windows are of different lengths, so the rate is that of all of them together.
+    let mean = images as f64 / seconds;
+    Ok(Trained { rate: mean, fastest: rates.fold(0.0, f64::max), shares: Vec::new() })
+}
+
+/// Classifies batches, and single images.
+fn evaluate(args: &args::Bench, model: &Model, engine: &dyn Engine) -> anyhow::Result<Evaluated> {
+    let batch = random_batch(model, args.batch, &mut Rng::new(1).split("images"));
+    let parameters = FlatParameters::new(model, None)?;
+    let timed = |images: &Images| {
+        // A program of its own, as one that classifies single images has it.
+        let mut program = engine.compile(model.network())?;
+        let mut classify = || program.logits(&parameters, images, Mode::Evaluation).map(drop);
+        for _ in 0..WARM_UP {
+            classify()?;
+        }
+        times(0.3 * args.seconds, classify)
+    };
+    let batches = timed(&batch.images)?;
+    let alone = timed(&batch.images.slice_axis(ndarray::Axis(0), (..1).into()).to_owned())?;
+    Ok(Evaluated {
+        images_per_second: args.batch as f64 / quantile(&batches, 0.5),
         latency: quantile(&alone, 0.5),
         latency_95: quantile(&alone, 0.95),
-        shares,
-        peak_memory_bytes: peak_memory(),
     })
 }
 
+/// Bytes of noise as images, and any labels.
+fn random_data(model: &Model, batch: usize) -> anyhow::Result<TrainingData> {
+    let mut rng = Rng::new(1).split("data");
+    let (channels, height, width) = size(model);
+    let shape = Shape::Image { channels, height, width };
+    // Batches are all full, and labels are bytes.
+    let count = IMAGES.div_ceil(batch).max(2) * batch;
+    let classes = model.classes().min(256);
+    let words = (count * channels * height * width).div_ceil(4);
+    let pixels = (0..words).flat_map(|_| rng.next_u32().to_le_bytes());
+    let pixels = pixels.take(count * channels * height * width).collect();
+    let labels = (0..count).map(|_| rng.below(classes) as u8).collect();
+    let names = (0..model.classes()).map(|class| class.to_string()).collect();
+    let augment = Augment { pad_crop: 4, mirror: Mirror::Random, ..Augment::NONE };
+    let options = DataOptions { validation: 0, train: None, augment };
+    split(Labelled::new(shape, names, pixels, labels)?, options, &rng)
+}
+
 /// Normal numbers as images, and any labels.
-fn random_batch(model: &Model, size: usize, rng: &mut Rng) -> anyhow::Result<Batch> {
-    let (channels, height, width) = match model.input_shape() {
+fn random_batch(model: &Model, count: usize, rng: &mut Rng) -> Batch {
+    let (channels, height, width) = size(model);
+    let images =
+        Images::from_shape_simple_fn((count, channels, height, width), || rng.normal() as f32);
+    let labels = (0..count).map(|_| rng.below(model.classes())).collect();
+    Batch::new(images, labels)
+}
+
+/// Channels, height and width of a network's input.
+fn size(model: &Model) -> (usize, usize, usize) {
+    match model.input_shape() {
         Shape::Image { channels, height, width } => (channels, height, width),
         Shape::Flat { features } => (features, 1, 1),
-    };
-    let images =
-        Images::from_shape_simple_fn((size, channels, height, width), || rng.normal() as f32);
-    let labels = (0..size).map(|_| rng.below(model.classes())).collect();
-    Ok(Batch::new(images, labels))
+    }
 }
 
 /// The times of some work in order of length, repeated for about `budget` seconds, five times at least.

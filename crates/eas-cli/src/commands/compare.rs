@@ -14,6 +14,7 @@ use super::search::prepare;
 use super::{bad_input, plan_of};
 use crate::args;
 use crate::comparison::{Arm, Comparison};
+use crate::devices::ROUNDING;
 use crate::exit;
 use crate::plan::Plan;
 use crate::plot;
@@ -26,6 +27,7 @@ use crate::stop;
 pub(super) fn run(args: &args::Compare) -> anyhow::Result<u8> {
     let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
     stop::listen();
+    args.devices.as_ref().unwrap_or(&plan.running.devices).places()?;
     let data = prepare(&plan)?.data;
     let images = data.train.len() as u64;
     let default = || PathBuf::from(format!("runs/{}-compared", plan.name));
@@ -44,11 +46,15 @@ pub(super) fn run(args: &args::Compare) -> anyhow::Result<u8> {
             let report: Report = run.report()?.context("a finished run has a report")?;
             let arm = Arm::new(controller, seed, images, report, run.results()?);
             let same = arms.iter().find(|other| other.seed == seed);
-            let model = |arm: &Arm| arm.results.iter().find(|r| r.trial == TrialId(0))?.model;
-            ensure!(
-                same.is_none_or(|other| model(other) == model(&arm)),
-                "seed {seed}: the controllers began with different start weights"
-            );
+            let start = |arm: &Arm| arm.results.iter().find(|r| r.trial == TrialId(0)).cloned();
+            if let Some((other, own)) = same.and_then(start).zip(start(&arm))
+                && other.model != own.model
+            {
+                let differs =
+                    format!("seed {seed}: the controllers began with different start weights");
+                ensure!(own.gpu.or(other.gpu).is_some(), differs);
+                print::note(&format!("note: {differs}: {ROUNDING}"));
+            }
             arms.push(arm);
         }
     }
@@ -173,6 +179,9 @@ fn carry_through(run: &Run, args: &args::Compare) -> anyhow::Result<u8> {
     command.arg("resume").arg(run.root()).arg("--json").stdout(Stdio::null());
     if let Some(workers) = args.workers {
         command.arg("--workers").arg(workers.to_string());
+    }
+    if let Some(devices) = &args.devices {
+        command.arg("--devices").arg(devices.to_string());
     }
     let status = command.status().context("can't start a run")?;
     let root = run.root().display();

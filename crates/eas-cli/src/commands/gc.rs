@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::bad_input;
 use super::search::{plan_of_run, start_network};
 use crate::args;
+use crate::devices::Places;
 use crate::dispatcher::Dispatcher;
 use crate::exit;
 use crate::plan::Plan;
@@ -75,7 +76,8 @@ fn reach(run: &Run, mut plan: Plan) -> anyhow::Result<Reach> {
     };
     let schedule = Schedule::new(&plan, &run.events()?);
     let (run, transforms) = (run.clone().reading(), plan.transforms.clone());
-    let mut dispatcher = Dispatcher::new(&run, None, None, plan.running, Bar::silent())?;
+    let mut dispatcher =
+        Dispatcher::new(&run, None, None, plan.running.clone(), &Places::Cpu, Bar::silent())?;
     let mut search =
         Search::new(&mut plan, &transforms, &schedule, &run, &first.data, &mut dispatcher);
     match search.run(&start) {

@@ -5,6 +5,7 @@ mod check;
 mod compare;
 mod data;
 mod diff;
+mod doctor;
 mod export;
 mod gc;
 mod given;
@@ -39,6 +40,7 @@ use crate::print;
 use crate::room;
 use crate::runs::{Damaged, Run};
 use crate::spec::{SpecErrors, as_toml, read_plan};
+use crate::trial::GpuFailed;
 
 /// Runs a command line and returns the exit code.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -73,6 +75,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Export(args) => export::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "eas", &mut script);
@@ -95,6 +98,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             let damaged = error.chain().any(|cause| cause.is::<Damaged>());
             match (damaged, input) {
                 _ if room::is_wanting(&error) => exit::NO_ROOM,
+                _ if error.is::<GpuFailed>() => exit::GPU,
                 (true, _) => exit::DAMAGED,
                 (false, true) => exit::BAD_INPUT,
                 (false, false) => exit::FAILURE,

@@ -7,20 +7,21 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use eas_controller::{Ending, TrialId};
 use eas_ir::{Bytes, Metadata, Network, Rng, SavedModel};
-use eas_train::{DataOptions, Split, TrainingData, shared_images, split};
+use eas_train::{DataOptions, Device, Split, TrainingData, shared_images, split};
 use eas_transform::Problem;
 use serde::Serialize;
 
 use super::{bad_input, plan_of, plan_of_text};
 use crate::args;
 use crate::automatic::{Automatic, specify};
+use crate::devices::{Devices, Places, device};
 use crate::dispatcher::{Dispatcher, Interrupted};
 use crate::engine::ENGINE;
 use crate::executor::Local;
 use crate::exit;
 use crate::forecast::measure;
 use crate::picture::{self, Picture};
-use crate::plan::{Plan, Workers};
+use crate::plan::{Plan, Running, Workers};
 use crate::print::{self, Bar};
 use crate::report::{Reevaluated, Report};
 use crate::room;
@@ -36,7 +37,7 @@ pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
     stop::listen();
     let (spec, plan) = match (&args.data, args.budget) {
         (Some(data), Some(budget)) => {
-            let chosen = choose(data, budget)?;
+            let chosen = choose(data, budget, args.devices.as_ref().unwrap_or(&Devices::Auto))?;
             if args.init {
                 print::result(&chosen.spec);
                 return Ok(exit::SUCCESS);
@@ -47,6 +48,7 @@ pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
         }
         _ => plan_of(args.spec.as_deref(), &args.overrides)?,
     };
+    let means = Means::new(&plan, args.workers, args.devices.as_ref())?;
     let prepared = prepare(&plan)?;
     let root = args.run.clone().unwrap_or_else(|| Run::free_folder(&plan.name));
     let build = Build::current()?;
@@ -56,14 +58,16 @@ pub(super) fn run(args: &args::Search) -> anyhow::Result<u8> {
         false => bad_input(error),
     })?;
     let lock = run.lock()?;
-    coordinate(&run, lock, plan, prepared, args.workers, args.json)
+    coordinate(&run, lock, plan, prepared, means, args.json)
 }
 
 /// A spec for data and a budget, and what is said about it.
-fn choose(data: &str, budget: Duration) -> anyhow::Result<Automatic> {
+fn choose(data: &str, budget: Duration, devices: &Devices) -> anyhow::Result<Automatic> {
+    let engine = device(devices)?.engine()?;
     let bar = Bar::new(1);
     bar.message("measuring a few training steps");
-    let chosen = specify(data, budget, &mut measure);
+    let chosen =
+        specify(data, budget, &mut |plan, start, data| measure(plan, start, data, engine.as_ref()));
     bar.finish();
     let chosen = chosen?;
     chosen.why.iter().for_each(|line| print::note(line));
@@ -75,6 +79,7 @@ pub(super) fn resume(args: &args::Resume) -> anyhow::Result<u8> {
     stop::listen();
     let run = Run::open(&args.run).map_err(bad_input)?;
     let plan = plan_of_run(&run)?;
+    let means = Means::new(&plan, args.workers, args.devices.as_ref())?;
     let prepared = prepare(&plan)?;
     let lock = run.lock()?;
     let build = Build::current()?;
@@ -96,7 +101,7 @@ pub(super) fn resume(args: &args::Resume) -> anyhow::Result<u8> {
         accept(&run, &build, differences, args.accept_build)?;
     }
     extend(&run, &plan, args)?;
-    coordinate(&run, lock, plan, prepared, args.workers, args.json)
+    coordinate(&run, lock, plan, prepared, means, args.json)
 }
 
 /// Goes on with another program than before, where that was asked for.
@@ -243,13 +248,31 @@ pub(crate) fn start_network(plan: &Plan) -> anyhow::Result<(Start, Metadata)> {
     Ok((start, metadata))
 }
 
+/// What a run's trials are carried out with.
+struct Means {
+    workers: Workers,
+    places: Places,
+}
+
+impl Means {
+    /// Those of the plan, or what the command line says instead.
+    fn new(
+        plan: &Plan,
+        workers: Option<Workers>,
+        devices: Option<&Devices>,
+    ) -> anyhow::Result<Self> {
+        let places = devices.unwrap_or(&plan.running.devices).places()?;
+        Ok(Means { workers: workers.unwrap_or(plan.running.workers), places })
+    }
+}
+
 /// Does what is left of a run to do: all of it, where it is new.
 fn coordinate(
     run: &Run,
     _lock: Lock,
     mut plan: Plan,
     prepared: Prepared,
-    workers: Option<Workers>,
+    means: Means,
     json: bool,
 ) -> anyhow::Result<u8> {
     let schedule = Schedule::new(&plan, &run.events()?);
@@ -257,7 +280,7 @@ fn coordinate(
     if let Some(report) = known.filter(|report| report.finals == schedule.finals) {
         return show(run, report, json);
     }
-    match conduct(run, &mut plan, &schedule, prepared, workers) {
+    match conduct(run, &mut plan, &schedule, prepared, means) {
         Ok(report) => show(run, report, json),
         Err(error) if room::is_wanting(&error) => Err(error.context(wanted(run, &plan, &schedule))),
         Err(error) if error.is::<Interrupted>() => {
@@ -277,7 +300,7 @@ fn conduct(
     plan: &mut Plan,
     schedule: &Schedule,
     Prepared { data, start, notes }: Prepared,
-    workers: Option<Workers>,
+    means: Means,
 ) -> anyhow::Result<Report> {
     log_to(run)?;
     print::note(&format!(
@@ -294,12 +317,13 @@ fn conduct(
     if done > 0 {
         print::note(&format!("{done} trials were done before"));
     }
-    let mut limits = plan.running;
-    limits.workers = workers.unwrap_or(limits.workers);
+    let Means { workers, places } = means;
+    places.notes().iter().for_each(|note| print::note(note));
+    let limits = Running { workers, ..plan.running.clone() };
     let index = run.index()?;
     let bar = Bar::new(schedule.units(plan));
     let mut dispatcher =
-        Dispatcher::new(run, Some(&index), Some(Box::new(Local::default())), limits, bar)?;
+        Dispatcher::new(run, Some(&index), Some(Box::new(Local::default())), limits, &places, bar)?;
     let digest = data.digest();
     let (transforms, storage) = (plan.transforms.clone(), plan.storage);
     let keeper = Keeper::new(run, storage, dispatcher.bar().clone());
@@ -308,7 +332,7 @@ fn conduct(
         .run(&start);
     let closed = dispatcher.close();
     let found = found?;
-    compare(run, plan, &data, schedule, &found, closed?)
+    compare(run, plan, &data, schedule, &found, places.first(), closed?)
 }
 
 /// What a run needs whose disk is full: how much, where, and how to go on.
@@ -343,6 +367,7 @@ fn compare(
     data: &TrainingData,
     schedule: &Schedule,
     found: &Found,
+    device: Device,
     seconds: f64,
 ) -> anyhow::Result<Report> {
     run.model_of(&found.winner)?.save(&run.best())?;
@@ -364,7 +389,8 @@ fn compare(
         other.trained_alike(child) && other.compare(child) == Ordering::Less
     };
     let chosen = parts().filter(|child| !parts().any(|other| is_better(other, child)));
-    let rows = Report::test(run, &found.compared, data, &test)?;
+    let engine = device.engine()?;
+    let rows = Report::test(run, &found.compared, data, &test, engine.as_ref())?;
     let report = Report {
         finals: schedule.finals,
         rows,
@@ -378,6 +404,7 @@ fn compare(
         stopped: stopped.filter(|part| !went_on(part)).count(),
         reevaluated: chosen.filter_map(|child| Reevaluated::of(child, &results)).collect(),
         ranks: found.ranks.clone(),
+        on_gpus: results.iter().any(|result| result.gpu.is_some()),
         seconds,
     };
     run.keep_report(&report)?;

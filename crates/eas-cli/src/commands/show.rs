@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use eas_controller::TrialId;
 use eas_ir::{Count, Network, SavedModel};
+use eas_train::Device;
 use serde::Serialize;
 
 use super::search::network_of_trial;
@@ -169,6 +170,7 @@ fn about_trial(run: &Run, result: &TrialResult) -> anyhow::Result<String> {
         result.epochs,
         print::seconds(result.seconds)
     )];
+    lines.extend(result.gpu.map(|gpu| format!("trained on {}", Device::Cuda(gpu))));
     lines.extend(result.parent.map(|parent| format!("parent {parent}")));
     lines.extend(
         result

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::given::{self, Given};
 use super::{bad_input, data_of};
 use crate::args::{self, TestTimeAugmentation};
-use crate::engine::ENGINE;
+use crate::devices::device;
 use crate::exit;
 use crate::print::{self, percent};
 use crate::runs::{Event, Run};
@@ -46,6 +46,7 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     if !metadata.classes.is_empty() && metadata.classes != classes {
         print::note("note: the model's class names differ from the data set's");
     }
+    let engine = device(&args.device)?.engine()?;
     let augmentation = args.test_time_augmentation;
     record(&args.model.path, from.map(|(_, result)| result.trial), augmentation)?;
     let test = Split::all(source.implementation.test(directory).map_err(bad_input)?);
@@ -72,9 +73,9 @@ pub(super) fn run(args: &args::Test) -> anyhow::Result<u8> {
     bar.message("images");
     let mut done = |images| bar.advance(images as u64);
     let found = match args.test_time_augmentation {
-        None => accuracy(&ENGINE, &model, &data, &test, &mut done),
+        None => accuracy(engine.as_ref(), &model, &data, &test, &mut done),
         Some(TestTimeAugmentation::Mirror) => {
-            mirrored_accuracy(&ENGINE, &model, &data, &test, &mut done)
+            mirrored_accuracy(engine.as_ref(), &model, &data, &test, &mut done)
         }
     };
     bar.finish();

@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 
 use eas_ir::{Metadata, Model, Rng, SavedModel};
-use eas_train::{EpochRecord, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
+use eas_train::{Device, EpochRecord, Progress, Recipe, RecipeSpec, TrainingEnd, split, train};
 use serde::Serialize;
 
 use super::{bad_input, data_of, given};
 use crate::args;
-use crate::engine::ENGINE;
+use crate::devices::{ROUNDING, device};
 use crate::exit;
 use crate::print::{self, percent};
 use crate::runs::Run;
@@ -55,10 +55,15 @@ pub(super) fn run(args: &args::Train) -> anyhow::Result<u8> {
         // The weights know images that were normalised so.
         data.normalisation = known;
     }
+    let device = device(&args.device)?;
+    let engine = device.engine()?;
+    if device != Device::Cpu {
+        print::note(&format!("on {device}; {ROUNDING}"));
+    }
     let bar = print::Bar::new(0);
     let mut shown = None;
     let training = train(
-        &ENGINE,
+        engine.as_ref(),
         &model,
         None,
         &data,

@@ -30,11 +30,14 @@ pub(super) fn run(args: &args::Trial) -> anyhow::Result<u8> {
         plan.data.name,
         record.data
     );
+    let engine = args.device.engine()?;
     let workshop = Workshop {
         run: &run,
         data: &data,
         start: start.model(),
         transforms: &plan.transforms,
+        device: args.device,
+        engine: engine.as_ref(),
         checkpoint: plan.running.checkpoint,
     };
     let result = workshop.carry_out(&record, &run.attempt(trial, args.attempt))?;

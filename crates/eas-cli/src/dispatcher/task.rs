@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use eas_train::Device;
+
 use crate::executor::Exit;
 use crate::exit;
 use crate::print::Bar;
@@ -15,7 +17,8 @@ pub(super) struct Task {
     pub(super) failed: u32,
     /// Seconds of all attempts.
     pub(super) seconds: f64,
-    /// Whether it was killed, perhaps for want of memory: then no other may run beside it.
+    /// Whether it was killed, or failed on a GPU, perhaps for want of memory: then no other may run
+    /// beside it.
     pub(super) alone: bool,
     /// Units of the bar that it has been given.
     pub(super) shown: u64,
@@ -25,6 +28,7 @@ pub(super) struct Task {
 pub(super) struct Process {
     pub(super) task: Task,
     pub(super) attempt: Attempt,
+    pub(super) device: Device,
     pub(super) started: Instant,
     pub(super) heartbeat: Heartbeat,
     /// When that last changed.
@@ -41,16 +45,21 @@ pub(super) enum Reason {
 }
 
 impl Process {
-    pub(super) fn new(task: Task, attempt: Attempt) -> Self {
+    pub(super) fn new(task: Task, attempt: Attempt, device: Device) -> Self {
         let now = Instant::now();
         let heartbeat = Heartbeat::default();
-        Process { task, attempt, started: now, heartbeat, changed: now, cancelled: None }
+        Process { task, attempt, device, started: now, heartbeat, changed: now, cancelled: None }
     }
 }
 
 impl Task {
     pub(super) fn new(record: TrialRecord) -> Self {
         Task { record, lost: 0, failed: 0, seconds: 0.0, alone: false, shown: 0 }
+    }
+
+    /// Bytes that it takes of where it runs: those predicted, or all that there are where it must be alone.
+    pub(super) fn needs(&self) -> u64 {
+        if self.alone { u64::MAX } else { self.record.memory }
     }
 
     pub(super) fn count(&mut self, kind: AttemptEnd, seconds: f64) {

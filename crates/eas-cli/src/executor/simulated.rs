@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use eas_controller::TrialId;
 use eas_ir::Rng;
-use eas_train::TrainingData;
+use eas_train::{Gpu, TrainingData};
 
 use super::{Claim, Executor, Exit, Job, JobName};
 use crate::commands::search::{Prepared, prepare};
+use crate::devices::Places;
 use crate::dispatcher::Dispatcher;
+use crate::exit;
 use crate::plan::Plan;
 use crate::print::{Bar, note};
 use crate::runs::{Build, Digest, Run};
@@ -26,16 +28,25 @@ struct Busy {
     started: Option<Instant>,
     /// When the last trial was taken on.
     last: Option<Instant>,
-    /// Begin and end of each.
-    trials: Vec<(Instant, Instant)>,
+    trials: Vec<Worked>,
+}
+
+/// An attempt at a trial.
+#[derive(Clone, Debug)]
+struct Worked {
+    name: JobName,
+    /// What it was told to train on.
+    device: String,
+    begin: Instant,
+    end: Instant,
 }
 
 impl Busy {
     /// Of so many workers, from the first trial to the last that was taken on.
     fn share(&self, workers: usize) -> f64 {
         let (Some(from), Some(until)) = (self.started, self.last) else { return 0.0 };
-        let spent = |(begin, end): &(Instant, Instant)| {
-            (*end).min(until).saturating_duration_since(*begin).as_secs_f64()
+        let spent = |worked: &Worked| {
+            worked.end.min(until).saturating_duration_since(worked.begin).as_secs_f64()
         };
         let spent: f64 = self.trials.iter().map(spent).sum();
         spent / (workers as f64 * (until - from).as_secs_f64())
@@ -47,6 +58,8 @@ impl Busy {
 struct Simulated {
     run: Run,
     model: Digest,
+    /// An attempt whose GPU fails.
+    fails: Option<JobName>,
     /// The shortest time of a trial, and the longest.
     seconds: (f64, f64),
     jobs: BTreeMap<JobName, Instant>,
@@ -75,7 +88,9 @@ impl Executor for Simulated {
         let mut busy = self.busy.lock().unwrap();
         busy.started.get_or_insert(now);
         busy.last = Some(now);
-        busy.trials.push((now, end));
+        let device = job.arguments.last().expect("a trial is told its device");
+        let device = device.to_string_lossy().into_owned();
+        busy.trials.push(Worked { name: job.name, device, begin: now, end });
         self.jobs.insert(job.name, end);
         self.ends.push(std::cmp::Reverse((end, job.name)));
         Ok(())
@@ -87,9 +102,15 @@ impl Executor for Simulated {
             self.jobs.keys().map(|name| (*name, Claim::Running)).collect();
         while self.ends.peek().is_some_and(|next| next.0.0 <= now) {
             let Some(std::cmp::Reverse((_, name))) = self.ends.pop() else { break };
-            self.publish(name.trial)?;
             self.jobs.remove(&name);
-            claims.insert(name, Claim::Ended(Exit::Code(0)));
+            let exit = match Some(name) == self.fails {
+                true => Exit::Code(exit::GPU),
+                false => {
+                    self.publish(name.trial)?;
+                    Exit::Code(exit::SUCCESS)
+                }
+            };
+            claims.insert(name, Claim::Ended(exit));
         }
         Ok(claims)
     }
@@ -143,6 +164,8 @@ struct Made {
     data: TrainingData,
     start: Start,
     run: Run,
+    places: Places,
+    fails: Option<JobName>,
 }
 
 impl Made {
@@ -151,12 +174,12 @@ impl Made {
         let Prepared { data, start, .. } = prepare(&plan).unwrap();
         let build = Build::current().unwrap();
         let run = Run::create(folder, SPEC, &plan.text, Path::new("."), &build).unwrap();
-        Made { plan, data, start, run }
+        Made { plan, data, start, run, places: Places::Cpu, fails: None }
     }
 
     /// Does what is left of it, and tells the seconds that it took.
     fn search(&mut self, seconds: (f64, f64), busy: &Arc<Mutex<Busy>>) -> f64 {
-        let Made { plan, data, start, run } = self;
+        let Made { plan, data, start, run, places, fails } = self;
         // What nothing needs any more: no weights are made up.
         let model: Digest = "00".repeat(32).parse().unwrap();
         let remains = run.root().join("store/00").join("00".repeat(31) + ".collected");
@@ -164,6 +187,7 @@ impl Made {
         let simulated = Simulated {
             run: run.clone(),
             model,
+            fails: *fails,
             seconds,
             jobs: BTreeMap::new(),
             ends: BinaryHeap::new(),
@@ -171,10 +195,10 @@ impl Made {
         };
         let (index, events) = (run.index().unwrap(), run.events().unwrap());
         let schedule = Schedule::new(plan, &events);
-        let (limits, bar) = (plan.running, Bar::silent());
+        let (limits, bar) = (plan.running.clone(), Bar::silent());
         let executor: Box<dyn Executor> = Box::new(simulated);
         let mut dispatcher =
-            Dispatcher::new(run, Some(&index), Some(executor), limits, bar).unwrap();
+            Dispatcher::new(run, Some(&index), Some(executor), limits, places, bar).unwrap();
         let (digest, transforms) = (data.digest(), plan.transforms.clone());
         let started = Instant::now();
         Search::new(plan, &transforms, &schedule, run, &digest, &mut dispatcher)
@@ -200,7 +224,7 @@ fn busy(workers: usize, networks: usize, batches: usize, lag: usize, seconds: (f
     let busy = busy.lock().unwrap();
     // The start network is trained alone, and the finals are few.
     let trials = &busy.trials[1..=networks * batches];
-    let (started, last) = (Some(trials[0].0), trials.last().map(|trial| trial.0));
+    let (started, last) = (Some(trials[0].begin), trials.last().map(|trial| trial.begin));
     Busy { started, last, trials: trials.to_vec() }.share(workers)
 }
 
@@ -211,6 +235,42 @@ fn workers_are_busy_where_batches_are_proposed_ahead() {
     // A machine with other things to do takes its part.
     assert!(ahead > 0.85, "{ahead:.3} of the time with a lag of 5");
     assert!(behind < 0.5, "{behind:.3} of the time without one");
+}
+
+#[test]
+fn trials_are_spread_over_gpus_and_one_that_fails_there_is_tried_again_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = ["run.workers=6", "stage.0.networks=24"].map(str::to_owned);
+    let gpu = Gpu {
+        name: "a GPU".to_owned(),
+        capability: "9.0".to_owned(),
+        memory: 80 << 30,
+        free: 80 << 30,
+        unusable: None,
+    };
+    let failing = JobName { trial: TrialId(3), attempt: 1 };
+    let mut made = Made {
+        places: Places::Gpus(vec![(1, gpu.clone()), (4, gpu)]),
+        fails: Some(failing),
+        ..Made::new(&folder.path().join("run"), &set)
+    };
+    let busy = Arc::default();
+    made.search((0.1, 0.3), &busy);
+    let trials = &busy.lock().unwrap().trials;
+    let together = |one: &Worked, other: &Worked| {
+        one.name != other.name
+            && one.device == other.device
+            && one.begin < other.end
+            && other.begin < one.end
+    };
+    let beside = |one: &Worked| trials.iter().filter(|other| together(one, other)).count();
+    assert!(trials.iter().any(|trial| beside(trial) > 0), "{trials:?}");
+    let on = |device: &str| trials.iter().filter(|trial| trial.device == device).count();
+    assert_eq!(on("cuda:1") + on("cuda:4"), trials.len(), "{trials:?}");
+    assert!(on("cuda:1").abs_diff(on("cuda:4")) < trials.len() / 2, "{trials:?}");
+    let again = JobName { attempt: 2, ..failing };
+    let again = trials.iter().find(|trial| trial.name == again).expect("it is tried again");
+    assert_eq!(beside(again), 0, "{again:?} in {trials:?}");
 }
 
 #[test]

@@ -252,10 +252,15 @@ fn origin(run: &RunStory) -> String {
 fn repetition(run: &RunStory) -> String {
     let plan = legible(&format!("{}/plan.toml", run.folder));
     let plan = shlex::try_quote(&plan).unwrap_or_else(|_| plan.as_str().into());
+    let how = match run.result.gpu {
+        None => "With one build on one kind of processor the result is the same to the last bit.",
+        Some(_) => {
+            "It was trained on a GPU, where a training comes to the same again but for rounding, by which the search may choose otherwise."
+        }
+    };
     format!(
         "## To repeat it\n\n    eas search {plan} --run again\n    eas export again --trial {} \
-         --out exported\n\nThe plan holds every default as it was. With one build on one kind of processor \
-         the result is the same to the last bit.",
+         --out exported\n\nThe plan holds every default as it was. {how}",
         run.result.trial
     )
 }

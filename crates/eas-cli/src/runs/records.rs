@@ -285,6 +285,7 @@ impl TrialRecord {
             model: None,
             momentum: None,
             attempt,
+            gpu: None,
             seconds,
         }
     }
@@ -334,6 +335,9 @@ pub(crate) struct TrialResult {
     pub(crate) momentum: Option<Digest>,
     /// Which attempt came to this end; 0 where none was needed.
     pub(crate) attempt: u32,
+    /// The GPU that it came to this end on, as CUDA counts them; nothing on a processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gpu: Option<usize>,
     /// Seconds of work, those of earlier attempts that weren't lost among them.
     pub(crate) seconds: f64,
 }

@@ -279,6 +279,7 @@ impl<'a> Reader<'a> {
             deadline: run.deadline.map(|Duration(limit)| limit),
             running: Running {
                 workers: run.workers,
+                devices: run.devices.clone(),
                 timeout: run.timeout.map(|Duration(limit)| limit),
                 silence: run.silence.0,
                 checkpoint: run.checkpoint.0,

@@ -5,6 +5,7 @@ use eas_ir::Bytes;
 use eas_train::Recipe;
 use serde::{Deserialize, Serialize};
 
+use crate::devices::Devices;
 use crate::plan::{Promotion, Retries, Workers};
 
 /// What version of the spec's shape this reads.
@@ -115,11 +116,13 @@ pub(crate) enum DataKey {
     TrainAndValidation,
 }
 
-/// `[run]`: how the work is done. Results don't depend on it, save for what time and memory forbid.
+/// `[run]`: how the work is done. Results don't depend on it, save for what time and memory forbid, and
+/// for the rounding of devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RunTable {
     pub(crate) workers: Workers,
+    pub(crate) devices: Devices,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) deadline: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,6 +138,7 @@ impl Default for RunTable {
     fn default() -> Self {
         RunTable {
             workers: Workers::Auto,
+            devices: Devices::Auto,
             deadline: None,
             timeout: None,
             silence: Duration(std::time::Duration::from_secs(600)),

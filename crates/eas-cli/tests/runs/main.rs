@@ -76,6 +76,7 @@ recipe = "quick"
 epochs = 2
 [run]
 workers = 2
+devices = "cpu"
 checkpoint = "0s"
 retries = { lost = 1000, failed = 1000 }
 "#;
