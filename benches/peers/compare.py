@@ -50,7 +50,7 @@ def compare(args, network, batch, threads):
     common = ["--batch", batch, "--threads", threads, "--seconds", str(args.seconds)]
     modes = args.modes.split(",")
     precision = "bf16" if all(mode.startswith("bf16") for mode in modes) else "f32"
-    ours = [str(args.eas), "bench", network, *common, "--precision", precision, "--json"]
+    ours = [str(args.eas), "bench", network, *common, "--precision", precision, "--device", "cpu", "--json"]
     peer = [sys.executable, str(HERE / "peer.py"), str(NETWORKS / f"{network}.toml"), *common]
     eas, torch, ratios = [], {mode: [] for mode in modes}, []
     for _ in range(args.pairs):

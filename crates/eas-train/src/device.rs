@@ -48,12 +48,15 @@ impl Device {
         match self {
             Device::Cpu => Ok(Box::new(Cpu)),
             #[cfg(feature = "cuda")]
-            Device::Cuda(gpu) => anyhow::bail!("{gpu}"),
+            Device::Cuda(gpu) => Ok(Box::new(crate::cuda::Cuda::open(gpu)?)),
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(_) => anyhow::bail!(NOT_BUILT),
         }
     }
 }
+
+/// Whether this program was built to train on GPUs.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 
 /// What CUDA finds on this machine.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,7 +67,7 @@ pub struct CudaSurvey {
     pub cudnn: Option<String>,
     /// The GPUs, in CUDA's order.
     pub gpus: Vec<Gpu>,
-    /// What keeps this program from training on a GPU, and what mends it; empty where nothing does.
+    /// What keeps this program from training on any GPU, and what mends it; empty where nothing does.
     pub missing: Vec<String>,
 }
 
@@ -79,6 +82,8 @@ pub struct Gpu {
     pub memory: u64,
     /// Bytes of it that are free.
     pub free: u64,
+    /// Why it can't be used, where it can't.
+    pub unusable: Option<String>,
 }
 
 /// Looks for what training on GPUs needs. It never fails: what is missing is part of what it finds.

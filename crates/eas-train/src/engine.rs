@@ -49,12 +49,7 @@ impl Batch {
 
     /// The two classes of an image, the one of the larger share first, and that share.
     pub fn shown(&self, image: usize) -> (usize, usize, f64) {
-        let label = self.labels[image];
-        match self.mixed.get(image) {
-            None => (label, label, 1.0),
-            Some(mixed) if mixed.own >= 0.5 => (label, mixed.label, mixed.own),
-            Some(mixed) => (mixed.label, label, 1.0 - mixed.own),
-        }
+        shown(&self.labels, &self.mixed, image)
     }
 
     /// Whether there are labels for all images, below a number of classes.
@@ -73,6 +68,16 @@ impl Batch {
         let outside = self.mixed.iter().find(|mixed| !(0.0..=1.0).contains(&mixed.own));
         ensure!(outside.is_none(), "expected shares from 0 to 1, found {outside:?}");
         Ok(())
+    }
+}
+
+/// As [`Batch::shown`], of a batch's labels and what is mixed in.
+pub(crate) fn shown(labels: &[usize], mixed: &[Mixed], image: usize) -> (usize, usize, f64) {
+    let label = labels[image];
+    match mixed.get(image) {
+        None => (label, label, 1.0),
+        Some(mixed) if mixed.own >= 0.5 => (label, mixed.label, mixed.own),
+        Some(mixed) => (mixed.label, label, 1.0 - mixed.own),
     }
 }
 
@@ -140,8 +145,8 @@ pub trait Program {
         1
     }
 
-    /// Steps one after another, and what each found: up to the first whose loss isn't finite, which
-    /// leaves the parameters as they were before it, as [`Program::step`].
+    /// Steps one after another, no more than [`Program::stride`], and what each found: up to the first whose
+    /// loss isn't finite, which leaves the parameters as they were before it, as [`Program::step`].
     ///
     /// # Errors
     /// As [`Program::step`].

@@ -25,7 +25,7 @@ pub use data::{
     image_bytes, image_of, images_in, normalisation_of, normalise, read_image, shared_images,
     split, survey,
 };
-pub use device::{CudaSurvey, Device, Gpu, survey_cuda};
+pub use device::{CudaSurvey, Device, Gpu, HAS_CUDA, survey_cuda};
 pub use engine::{Batch, Engine, Mixed, Program, StepOptions, StepReport, TrainingStep};
 pub use optimiser::{Nesterov, nesterov_step};
 pub use oracle::Oracle;

@@ -49,14 +49,17 @@ fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// What a training step's products of layers are computed in; evaluation is in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// Throughout.
     #[default]
     F32,
-    /// Factors are rounded to bf16, where the engine is faster so; sums, weights, statistics and the
-    /// update are f32. A machine without AVX512-BF16 computes the same more slowly.
+    /// Factors are rounded to bf16, where the engine is faster so, on a GPU the values between layers too;
+    /// sums, weights, statistics and the update are f32. A processor without AVX512-BF16 computes the same
+    /// more slowly.
     Bf16,
 }
 

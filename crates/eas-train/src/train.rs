@@ -110,7 +110,7 @@ pub struct Training {
 
 /// Trains a model for some epochs of a recipe. The order of the images, their augmentation and
 /// dropout are functions of `rng`, the epoch and the step alone, so that going on from the model and
-/// momentum of a training that was stopped gives what never stopping gives. `measure` says after
+/// momentum of a training that was stopped gives what never stopping gives, on a GPU but for rounding. `measure` says after
 /// which epochs the validation images are classified, if there are any.
 ///
 /// # Errors
@@ -133,7 +133,7 @@ pub fn train(
 }
 
 /// As [`train`], from any position of a recipe up to the epoch `until`, which is left out. What comes
-/// out is what a training that never stopped gives, bit for bit; only the epochs before the position
+/// out is what a training that never stopped gives, on a processor bit for bit; only the epochs before the position
 /// are not among its records.
 ///
 /// # Errors
@@ -155,6 +155,7 @@ pub fn train_from(
     let mut safe = parameters.clone();
     let mut records = Vec::new();
     let mut end = TrainingEnd::Finished;
+    let mut pace = FIRST_STEPS;
     'training: for epoch in position.epoch..until {
         let begun = if epoch == position.epoch { position } else { Position::default() };
         let started = Instant::now();
@@ -164,7 +165,8 @@ pub fn train_from(
         let mut anchor = Anchor::new(recipe, &parameters);
         let mut done = begun.step;
         while done < steps {
-            let together = program.stride().min(anchor.due_after(done, steps));
+            let together = pace.min(program.stride()).min(anchor.due_after(done, steps));
+            let window = Instant::now();
             let mut counts = Vec::with_capacity(together);
             let mut next = to_come.by_ref().take(together).inspect(|step: &TrainingStep<'_>| {
                 counts.push(step.drawn.count());
@@ -179,6 +181,9 @@ pub fn train_from(
                 break 'training;
             }
             done += reports.len();
+            // So that a caller is told, and can stop the training, about once a second.
+            let step = window.elapsed().as_secs_f64() / together as f64;
+            pace = (WINDOW / step.max(1e-9)).clamp(1.0, 1e6) as usize;
             let seconds = begun.seconds + started.elapsed().as_secs_f64();
             if !anchor.holds(&mut parameters, done, steps) {
                 continue;
@@ -342,6 +347,12 @@ pub fn mirrored_accuracy(
         Ok(logits(images)? + logits(&mirrored.as_standard_layout().to_owned())?)
     })
 }
+
+/// Seconds of the steps that a program is given at once, where it takes several, about.
+const WINDOW: f64 = 1.0;
+
+/// Steps that it is given first, before it is known how long they take.
+const FIRST_STEPS: usize = 8;
 
 /// Images that are normalised at once.
 const CHUNK: usize = 512;

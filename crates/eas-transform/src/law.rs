@@ -81,6 +81,19 @@ pub fn check_preserves(
     space: &dyn SearchSpace,
     seeds: Range<u64>,
 ) -> Result<Report, Broken> {
+    check_preserves_by(&Reference, transforms, space, seeds)
+}
+
+/// As [`check_preserves`], of the function as an engine computes it.
+///
+/// # Errors
+/// As [`check_preserves`].
+pub fn check_preserves_by(
+    forward: &dyn Forward,
+    transforms: &Transforms,
+    space: &dyn SearchSpace,
+    seeds: Range<u64>,
+) -> Result<Report, Broken> {
     let mut report = Report::default();
     for seed in seeds {
         let rng = Rng::new(seed);
@@ -94,7 +107,7 @@ pub fn check_preserves(
             edits: Vec::new(),
             why: format!("no network to start from: {error:#}"),
         })?;
-        check_model(transforms, space.as_ref(), &model, seed, &mut report)?;
+        check_model_by(forward, transforms, space.as_ref(), &model, seed, &mut report)?;
     }
     Ok(report)
 }
@@ -110,6 +123,17 @@ pub fn check_model(
     seed: u64,
     report: &mut Report,
 ) -> Result<(), Broken> {
+    check_model_by(&Reference, transforms, space, model, seed, report)
+}
+
+fn check_model_by(
+    forward: &dyn Forward,
+    transforms: &Transforms,
+    space: &dyn SearchSpace,
+    model: &Model,
+    seed: u64,
+    report: &mut Report,
+) -> Result<(), Broken> {
     let rng = Rng::new(seed);
     let probe = random_images(model.input_shape(), PROBE, &rng);
     let broken = |edits: &[Edit], error: anyhow::Error| Broken {
@@ -118,7 +142,7 @@ pub fn check_model(
         why: format!("{error:#}"),
     };
     report.networks += 1;
-    let logits = |model: &Model| Reference.logits(model, &probe, Mode::Evaluation);
+    let logits = |model: &Model| forward.logits(model, &probe, Mode::Evaluation);
     let offered = |model: &Model| offered(transforms, space, model.network());
     let before = logits(model).map_err(|error| broken(&[], error))?;
     for edit in offered(model).map_err(|error| broken(&[], error))? {

@@ -3,8 +3,12 @@
 use eas_ir::{Images, Normalisation, Rng};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::Labelled;
 use super::mixup::{mix, mixed, share};
 use super::{Augment, Mirror, Split, TrainingData};
+#[cfg(feature = "cuda")]
+use crate::engine::shown;
 use crate::engine::{Batch, Mixed};
 
 /// The batches of one epoch.
@@ -125,6 +129,32 @@ impl Drawn<'_> {
         self.places.len()
     }
 
+    /// The images that places are among.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn source(&self) -> &Labelled {
+        self.data.train.source()
+    }
+
+    /// An image's place in the source, how it is cut, and the share it keeps where another is mixed in.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn image(&self, image: usize) -> (usize, Placement, Option<f32>) {
+        let own = self.mixed.get(image).map(|mixed| mixed.own as f32);
+        (self.places[image], self.placements[image], own)
+    }
+
+    /// As [`Batch::shown`].
+    #[cfg(feature = "cuda")]
+    pub(crate) fn shown(&self, image: usize) -> (usize, usize, f64) {
+        shown(&self.labels, &self.mixed, image)
+    }
+
+    /// What channels are multiplied by and what is taken from them, to normalise them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn scales(&self) -> (Vec<f32>, Vec<f32>) {
+        let normalisation = &self.data.normalisation;
+        (0..normalisation.mean.len()).map(|channel| scale(normalisation, channel)).unzip()
+    }
+
     /// The batch: images augmented, normalised and mixed.
     pub fn batch(&self) -> Batch {
         let TrainingData { train, normalisation, .. } = self.data;
@@ -152,14 +182,15 @@ pub fn calibration_images(data: &TrainingData, count: usize) -> Images {
 
 /// Where an image is cut from its padded form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Placement {
+pub(crate) struct Placement {
     /// Rows by which the crop starts below the image's top.
-    down: isize,
+    pub(crate) down: isize,
     /// Columns by which it starts right of the image's left side.
-    right: isize,
-    mirror: bool,
+    pub(crate) right: isize,
+    /// Whether it is mirrored, left to right.
+    pub(crate) mirror: bool,
     /// Row and column of the centre of the cutout, and its side.
-    cutout: Option<(usize, usize, usize)>,
+    pub(crate) cutout: Option<(usize, usize, usize)>,
 }
 
 impl Placement {
@@ -174,6 +205,12 @@ impl Placement {
         let cutout = (side > 0).then(|| (rng.below(height), rng.below(width), side));
         Placement { down, right, mirror, cutout }
     }
+}
+
+/// What a channel's values are multiplied by, and what is taken from them then.
+fn scale(normalisation: &Normalisation, channel: usize) -> (f32, f32) {
+    let (mean, deviation) = (normalisation.mean[channel], normalisation.deviation[channel]);
+    (1.0 / (255.0 * deviation), mean / deviation)
 }
 
 fn fill(
@@ -193,8 +230,7 @@ fn fill(
         let within = usize::try_from(-right).unwrap_or(0).min(width)
             ..width.saturating_sub(usize::try_from(right).unwrap_or(0));
         for channel in 0..channels {
-            let scale = 1.0 / (255.0 * normalisation.deviation[channel]);
-            let shift = normalisation.mean[channel] / normalisation.deviation[channel];
+            let (scale, shift) = scale(normalisation, channel);
             for row in 0..height {
                 let Some(from_row) = row.checked_add_signed(down).filter(|row| *row < height)
                 else {

@@ -104,7 +104,7 @@ impl Labelled {
     }
 
     /// Channels, height and width of one image, each at least 1.
-    pub(super) fn size(&self) -> (usize, usize, usize) {
+    pub(crate) fn size(&self) -> (usize, usize, usize) {
         (self.channels, self.height, self.width)
     }
 
@@ -117,6 +117,18 @@ impl Labelled {
     pub fn image(&self, index: usize) -> &[u8] {
         let size = self.channels * self.height * self.width;
         &self.pixels[index * size..][..size]
+    }
+
+    /// The values of all images, `[count, channels, height, width]`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// Whether these are the same images in memory: a clone's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn shares_images(&self, other: &Labelled) -> bool {
+        Arc::ptr_eq(&self.pixels, &other.pixels)
     }
 
     /// What one image shows.

@@ -31,6 +31,8 @@ use std::path::{Path, PathBuf};
 
 use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 
+#[cfg(feature = "cuda")]
+pub(crate) use batches::Placement;
 pub use batches::{Batches, Drawn, calibration_images, normalise};
 pub use files::cache_folder;
 pub use image_file::{image_bytes, image_of, images_in, read_image};
