@@ -18,8 +18,8 @@ use crate::engine::{Batch, Program, StepOptions, StepReport, TrainingStep};
 use crate::parameters::FlatParameters;
 use crate::recipe::Precision;
 
-/// Steps that are given to the GPU before they are waited for: as many as make what comes between
-/// them, the parameters' way to the host and back, less than a hundredth.
+/// Steps that are given to the GPU before they are waited for, at most: so many that what comes between them,
+/// the parameters' way to the host and back, is little.
 const STRIDE: usize = 256;
 
 /// Images that are evaluated at once, at most, and where no training has taken memory already.
