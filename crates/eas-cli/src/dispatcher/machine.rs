@@ -13,8 +13,8 @@ const MARGIN: u64 = 256 << 20;
 /// Bytes of a GPU that a process takes besides what training does, about: its context, the workspace of
 /// convolutions and the images.
 const MARGIN_ON_GPU: u64 = 3 << 29;
-/// Trials of a GPU at once. The kernels of a small network leave most of a GPU idle, and the gaps between
-/// them all of it; more than a few processes would only take memory from each other.
+/// Trials of a GPU at once. The kernels of a small network leave most of a GPU idle: under MPS so many trainings
+/// come to 1.5 to 2.8 times one (docs/performance.md).
 const TRIALS_ON_GPU: usize = 4;
 
 /// Processes, threads and memory for trials.

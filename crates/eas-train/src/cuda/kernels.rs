@@ -116,12 +116,7 @@ pub(super) struct UpdatePlaces {
 impl UpdatePlaces {
     /// A block for each chunk.
     fn config(&self) -> LaunchConfig {
-        let chunks = self.chunks.bytes / (4 * super::program::CHUNK);
-        LaunchConfig {
-            grid_dim: (chunks as u32, 1, 1),
-            block_dim: (THREADS, 1, 1),
-            shared_mem_bytes: 0,
-        }
+        blocks(self.chunks.bytes / (4 * super::program::CHUNK))
     }
 }
 
@@ -634,13 +629,8 @@ impl Kernels<'_> {
         slopes: Place,
         loss: LossPlaces,
     ) -> anyhow::Result<()> {
-        let images = THREADS / 32;
-        let count = logits.rows as u32;
-        let config = LaunchConfig {
-            grid_dim: (count.div_ceil(images), 1, 1),
-            block_dim: (THREADS, 1, 1),
-            shared_mem_bytes: 0,
-        };
+        // A warp an image.
+        let config = blocks(logits.rows.div_ceil(THREADS as usize / 32));
         launch!(
             self,
             &self.name("cross_entropy"),
@@ -654,7 +644,7 @@ impl Kernels<'_> {
             loss.reports.pointer,
             bytes(loss.diverged, 4),
             bytes(loss.counters, 4),
-            count,
+            logits.rows as u32,
             logits.channels as u32,
         )
     }
@@ -725,12 +715,12 @@ impl Kernels<'_> {
 
 /// Threads for so many places, each of one thread or more.
 fn over(places: usize) -> LaunchConfig {
-    let blocks = places.div_ceil(THREADS as usize).clamp(1, BLOCKS);
-    LaunchConfig {
-        grid_dim: (blocks as u32, 1, 1),
-        block_dim: (THREADS, 1, 1),
-        shared_mem_bytes: 0,
-    }
+    blocks(places.div_ceil(THREADS as usize).clamp(1, BLOCKS))
+}
+
+/// So many blocks.
+fn blocks(count: usize) -> LaunchConfig {
+    LaunchConfig { grid_dim: (count as u32, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
 }
 
 /// A pointer to so many bytes.

@@ -19,13 +19,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use eas_ir::{Forward, Gradients, Images, Mode, Model, Moments, Network, NodeId, Weights};
+use eas_ir::{Forward, Images, Mode, Model, Moments, Network, NodeId};
 use ndarray::Array2;
 
-use crate::engine::{Batch, Engine, Program, StepOptions};
-use crate::optimiser::Nesterov;
-use crate::parameters::{FlatParameters, Slot};
-use crate::recipe::Precision;
+use crate::engine::{Engine, Program};
+use crate::parameters::FlatParameters;
 
 pub(crate) use gpu::survey;
 
@@ -72,23 +70,5 @@ impl Forward for Cuda {
     ) -> anyhow::Result<BTreeMap<NodeId, Moments>> {
         let parameters = FlatParameters::new(model, None)?;
         self.program(model.network())?.moments(&parameters, images, nodes)
-    }
-}
-
-impl Gradients for Cuda {
-    fn gradients(
-        &self,
-        model: &Model,
-        images: &Images,
-        labels: &[usize],
-    ) -> anyhow::Result<Weights> {
-        let parameters = FlatParameters::new(model, None)?;
-        let batch = Batch::new(images.clone(), labels.to_vec());
-        let update = Nesterov::default();
-        let options =
-            StepOptions { update, label_smoothing: 0.0, precision: Precision::F32, dropout: None };
-        let mut program = self.program(model.network())?;
-        let (gradient, _) = program.gradient(&parameters, &batch, &options)?;
-        Ok(parameters.weights_of(&gradient, Slot::is_trainable))
     }
 }
