@@ -75,6 +75,10 @@ const CASES: &[(&str, Spoilt)] = &[
     ("a size of the store that is none", Set("store.size=much")),
     ("a negative number of the best", Set("store.keep_best=-1")),
     ("a negative lag", Set("stage.0.lag=-1")),
+    (
+        "batches ahead of their parents",
+        Part("[[stage]]", "[[stage]]\nlag = 2\nparent = \"frontier\""),
+    ),
     ("a device that is none", Set("run.devices=gpu")),
     ("a GPU twice", Set("run.devices=cuda:0,1,0")),
     ("a bad duration", Part("[final]", "[run]\ndeadline = \"soon\"\n[final]")),

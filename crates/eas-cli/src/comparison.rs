@@ -33,25 +33,48 @@ pub(crate) struct Comparison {
 struct Line {
     controller: String,
     what: &'static str,
-    /// By seed; nothing where it was not trained.
-    validation: Vec<Option<f64>>,
-    test: Vec<Option<f64>>,
-    validation_summary: Option<Summary>,
-    test_summary: Option<Summary>,
-    /// How much better the test accuracy is of what this row is compared with, paired by seed: a
-    /// controller's with the first one's, the others with their controller's.
-    better: Option<Summary>,
-    /// Half the width of its 95 % confidence interval.
+    validation: Accuracies,
+    test: Accuracies,
+}
+
+/// Accuracies on one set of images.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Accuracies {
+    /// By seed; nothing where it was not measured.
+    of_seeds: Vec<Option<f64>>,
+    summary: Option<Summary>,
+    /// How much better that is which this row is compared with, paired by seed: a controller's row with the same
+    /// row of the first one, the others with their controller's best network.
+    behind: Option<Difference>,
+}
+
+/// A mean difference of pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Difference {
+    #[serde(flatten)]
+    summary: Summary,
+    /// Half the width of its 95 % confidence interval; nothing of fewer than two pairs.
     margin: Option<f64>,
 }
 
-/// The best validation accuracy so far, as training goes on.
+/// The best validation accuracy so far, as a search goes on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Curve {
     pub(crate) controller: String,
     pub(crate) seed: u64,
-    /// Images trained on, all epochs counted, and the accuracy.
-    pub(crate) points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<Point>,
+}
+
+/// What a search has cost so far, and the best that it has found.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Point {
+    /// Trainings, of the start network, of children, and of those that promotion asks for.
+    trainings: usize,
+    /// Images trained on, all epochs counted.
+    pub(crate) images: f64,
+    /// Multiply-accumulates of these images, each once forward.
+    pub(crate) macs: f64,
+    pub(crate) accuracy: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -61,13 +84,25 @@ struct Tau {
     tau: Option<f64>,
 }
 
+/// What a row is of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Subject {
+    /// The best network that the search itself trained: a child, one that was promoted, or the start network.
+    Child,
+    /// The best network of the finals.
+    Final,
+    /// What that is compared with.
+    Compared(Purpose),
+}
+
 /// The rows of a controller, its own first.
-const ROWS: [(&str, Option<Purpose>); 5] = [
-    ("best network", None),
-    ("start network, as many epochs", Some(Purpose::StartLonger)),
-    ("start network, equal compute", Some(Purpose::StartCompute)),
-    ("from scratch, as many epochs", Some(Purpose::Scratch)),
-    ("from scratch, equal compute", Some(Purpose::ScratchCompute)),
+const ROWS: [(&str, Subject); 6] = [
+    ("best of the search", Subject::Child),
+    ("best network, final", Subject::Final),
+    ("start network, as many epochs", Subject::Compared(Purpose::StartLonger)),
+    ("start network, equal compute", Subject::Compared(Purpose::StartCompute)),
+    ("from scratch, as many epochs", Subject::Compared(Purpose::Scratch)),
+    ("from scratch, equal compute", Subject::Compared(Purpose::ScratchCompute)),
 ];
 
 impl Arm {
@@ -81,17 +116,23 @@ impl Arm {
         Arm { controller: controller.to_owned(), seed, images, report, results }
     }
 
-    /// A row of the report: that of this purpose, or the best network's.
-    fn row(&self, purpose: Option<Purpose>) -> Option<&Row> {
-        match purpose {
-            None => self.report.rows.first(),
-            Some(purpose) => self.report.rows.iter().find(|row| row.purpose == purpose),
+    /// Validation and test accuracy of a row's network.
+    fn accuracies(&self, subject: Subject) -> [Option<f64>; 2] {
+        let row = |row: Option<&Row>| {
+            [row.and_then(|row| row.validation_accuracy), row.map(|row| row.test_accuracy)]
+        };
+        match subject {
+            Subject::Child => [self.curve().points.last().map(|point| point.accuracy), None],
+            Subject::Final => row(self.report.rows.first()),
+            Subject::Compared(purpose) => {
+                row(self.report.rows.iter().find(|row| row.purpose == purpose))
+            }
         }
     }
 
     /// The search alone: the start network, the children, and what was trained to promote them.
     fn curve(&self) -> Curve {
-        let (mut images, mut best) = (0.0, f64::NEG_INFINITY);
+        let mut point = Point { trainings: 0, images: 0.0, macs: 0.0, accuracy: f64::NEG_INFINITY };
         let mut points = Vec::new();
         for result in &self.results {
             let counts = match result.purpose {
@@ -100,13 +141,16 @@ impl Arm {
                 _ => continue,
             };
             if result.same_as.is_none() {
-                images += (result.epochs as u64 * self.images) as f64;
+                let images = (result.epochs as u64 * self.images) as f64;
+                point.trainings += 1;
+                point.images += images;
+                point.macs += images * result.macs as f64;
             }
             if let Some(accuracy) = result.accuracy().filter(|_| counts) {
-                best = best.max(accuracy);
+                point.accuracy = point.accuracy.max(accuracy);
             }
-            if best.is_finite() {
-                points.push((images, best));
+            if point.accuracy.is_finite() {
+                points.push(point);
             }
         }
         Curve { controller: self.controller.clone(), seed: self.seed, points }
@@ -119,20 +163,21 @@ impl Comparison {
         let of = |controller: &String| -> Vec<&Arm> {
             arms.iter().filter(|arm| &arm.controller == controller).collect()
         };
-        let test = |controller: &String| -> Vec<Option<f64>> {
-            of(controller).iter().map(|arm| arm.row(None).map(|row| row.test_accuracy)).collect()
+        let accuracies = |controller: &String, subject| -> Vec<[Option<f64>; 2]> {
+            of(controller).iter().map(|arm| arm.accuracies(subject)).collect()
         };
         let mut lines = Vec::new();
         for controller in controllers {
-            for (what, purpose) in ROWS {
-                let rows: Vec<Option<&Row>> =
-                    of(controller).iter().map(|arm| arm.row(purpose)).collect();
-                let reference = match purpose {
-                    None if controller == &controllers[0] => Vec::new(),
-                    None => test(&controllers[0]),
-                    Some(_) => test(controller),
+            for (what, subject) in ROWS {
+                let reference = match subject {
+                    Subject::Compared(_) => accuracies(controller, Subject::Final),
+                    own if controller != &controllers[0] => accuracies(&controllers[0], own),
+                    Subject::Child | Subject::Final => Vec::new(),
                 };
-                lines.push(Line::new(controller, what, &rows, &reference));
+                let own = accuracies(controller, subject);
+                let part = |set: usize| Accuracies::new(&own, &reference, set);
+                let (validation, test) = (part(0), part(1));
+                lines.push(Line { controller: controller.clone(), what, validation, test });
             }
         }
         let tau = |arm: &Arm| Tau {
@@ -152,87 +197,96 @@ impl Comparison {
 
     /// All but the curves, for people.
     pub(crate) fn text(&self) -> String {
-        let header = ["controller", "network", "seeds", "validation", "test", "it is behind by"];
+        let header = [
+            "controller",
+            "network",
+            "seeds",
+            "validation",
+            "it is behind by",
+            "test",
+            "it is behind by",
+        ];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
-        let shown = |summary: Option<Summary>| match summary {
+        for Line { controller, what, validation, test } in &self.lines {
+            let seeds = validation.count().max(test.count()).to_string();
+            let mut row = vec![controller.clone(), (*what).to_owned(), seeds];
+            row.extend([validation, test].into_iter().flat_map(Accuracies::cells));
+            rows.push(row);
+        }
+        let of_controllers = |text: &dyn Fn(&str) -> String| -> String {
+            let texts = self.controllers.iter().map(|name| format!("{name} {}", text(name)));
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        let costs = of_controllers(&|name| {
+            let ends = || {
+                let own = self.curves.iter().filter(|curve| curve.controller == name);
+                own.filter_map(|curve| curve.points.last())
+            };
+            let mean = |value: fn(&Point) -> f64| {
+                let values: Vec<f64> = ends().map(value).collect();
+                Summary::of(&values).map_or(0.0, |summary| summary.mean)
+            };
+            format!(
+                "{:.0} trainings, {:.2}M images, {:.3}T multiply-accumulates",
+                mean(|point| point.trainings as f64),
+                mean(|point| point.images) / 1e6,
+                mean(|point| point.macs) / 1e12,
+            )
+        });
+        let taus = of_controllers(&|name| {
+            let own = self.kendall.iter().filter(|tau| tau.controller == name);
+            let own: Vec<f64> = own.filter_map(|tau| tau.tau).collect();
+            let mean =
+                Summary::of(&own).map_or("-".to_owned(), |summary| format!("{:.2}", summary.mean));
+            format!("{mean} ({} runs)", own.len())
+        });
+        format!(
+            "{}\n\nMean ± standard deviation over seeds. Behind: points of accuracy, with the paired \
+             95 % confidence interval; what a controller found is compared with what {} found, the other \
+             rows with their controller's best network. Compute is that of the network's own line: the \
+             search's is below.\nThe search, on average: {costs}.\nKendall's tau between inherited and \
+             from-scratch validation accuracy of the best children, on average: {taus}",
+            table(&rows),
+            self.controllers.first().map_or("-", String::as_str),
+        )
+    }
+}
+
+impl Accuracies {
+    /// Of one set of images: 0 the validation images, 1 the test images.
+    fn new(own: &[[Option<f64>; 2]], reference: &[[Option<f64>; 2]], set: usize) -> Self {
+        let of_seeds: Vec<Option<f64>> = own.iter().map(|accuracies| accuracies[set]).collect();
+        let known: Vec<f64> = of_seeds.iter().copied().flatten().collect();
+        let pairs = reference.iter().zip(own);
+        let differences: Vec<f64> =
+            pairs.filter_map(|(reference, own)| Some(reference[set]? - own[set]?)).collect();
+        let behind = Summary::of(&differences)
+            .map(|summary| Difference { summary, margin: summary.margin() });
+        Accuracies { of_seeds, summary: Summary::of(&known), behind }
+    }
+
+    fn count(&self) -> usize {
+        self.summary.map_or(0, |summary| summary.count)
+    }
+
+    /// The mean, and how far it is behind, for people.
+    fn cells(&self) -> [String; 2] {
+        let accuracy = match self.summary {
             None => "-".to_owned(),
             Some(Summary { mean, deviation: None, .. }) => percent(mean),
             Some(Summary { mean, deviation: Some(deviation), .. }) => {
                 format!("{} ± {:.2}", percent(mean), 100.0 * deviation)
             }
         };
-        for line in &self.lines {
-            let points = |share: f64| format!("{:+.2}", 100.0 * share);
-            let behind = match (line.better, line.margin) {
-                (None, _) => "-".to_owned(),
-                (Some(Summary { mean, .. }), None) => points(mean),
-                (Some(Summary { mean, .. }), Some(margin)) => {
-                    format!(
-                        "{} [{}, {}]",
-                        points(mean),
-                        points(mean - margin),
-                        points(mean + margin)
-                    )
-                }
-            };
-            rows.push(vec![
-                line.controller.clone(),
-                line.what.to_owned(),
-                line.test_summary.map_or(0, |summary| summary.count).to_string(),
-                shown(line.validation_summary),
-                shown(line.test_summary),
-                behind,
-            ]);
-        }
-        let taus: Vec<String> = self
-            .controllers
-            .iter()
-            .map(|controller| {
-                let own = self.kendall.iter().filter(|tau| &tau.controller == controller);
-                let own: Vec<f64> = own.filter_map(|tau| tau.tau).collect();
-                let mean = Summary::of(&own)
-                    .map_or("-".to_owned(), |summary| format!("{:.2}", summary.mean));
-                format!("{controller} {mean} ({} runs)", own.len())
-            })
-            .collect();
-        format!(
-            "{}\n\nMean ± standard deviation over seeds. Behind: points of test accuracy, with the \
-             paired 95 % confidence interval; a controller is compared with {}, the other rows with \
-             their controller's best network.\nKendall's tau between inherited and from-scratch \
-             validation accuracy of the best children, on average: {}",
-            table(&rows),
-            self.controllers.first().map_or("-", String::as_str),
-            taus.join(", ")
-        )
-    }
-}
-
-impl Line {
-    fn new(
-        controller: &str,
-        what: &'static str,
-        rows: &[Option<&Row>],
-        reference: &[Option<f64>],
-    ) -> Self {
-        let validation: Vec<_> =
-            rows.iter().map(|row| row.and_then(|r| r.validation_accuracy)).collect();
-        let test: Vec<_> = rows.iter().map(|row| row.map(|r| r.test_accuracy)).collect();
-        let known = |values: &[Option<f64>]| {
-            Summary::of(&values.iter().copied().flatten().collect::<Vec<_>>())
+        let points = |share: f64| format!("{:+.2}", 100.0 * share);
+        let behind = match self.behind {
+            None => "-".to_owned(),
+            Some(Difference { summary: Summary { mean, .. }, margin: None }) => points(mean),
+            Some(Difference { summary: Summary { mean, .. }, margin: Some(margin) }) => {
+                let (low, high) = (points(mean - margin), points(mean + margin));
+                format!("{} [{low}, {high}]", points(mean))
+            }
         };
-        let pairs = reference.iter().zip(&test);
-        let differences: Vec<f64> =
-            pairs.filter_map(|(reference, own)| Some((*reference)? - (*own)?)).collect();
-        let better = Summary::of(&differences);
-        Line {
-            controller: controller.to_owned(),
-            what,
-            validation_summary: known(&validation),
-            test_summary: known(&test),
-            validation,
-            test,
-            better,
-            margin: better.and_then(|summary| summary.margin()),
-        }
+        [accuracy, behind]
     }
 }

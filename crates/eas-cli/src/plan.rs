@@ -176,7 +176,8 @@ pub struct Stage {
     pub batches: usize,
     /// Networks of a batch.
     pub networks: usize,
-    /// Batches that may be under way besides the one that the controller is told of next.
+    /// Batches that may be under way besides the one that the controller is told of next: a policy then
+    /// learns from episodes that it drew some updates ago, as if it had drawn them last.
     pub lag: usize,
     /// What an episode consists of.
     pub actions: Vec<Action>,

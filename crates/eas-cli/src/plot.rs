@@ -1,12 +1,13 @@
 //! Drawings, as SVG.
 
 use anyhow::anyhow;
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::comparison::Comparison;
+use crate::comparison::{Comparison, Point};
 
 /// Width and height in pixels.
-const SIZE: (u32, u32) = (800, 500);
+const SIZE: (u32, u32) = (1200, 500);
 
 /// Okabe and Ito's colours, which eyes of all kinds tell apart, without the yellow one: it is faint as a
 /// line on white.
@@ -20,29 +21,49 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
 ];
 
-/// The best validation accuracy against images trained on: a thin line a run, one colour a controller.
+/// The best validation accuracy against what the search has cost, images trained on and multiply-accumulates: a
+/// thin line a run, one colour a controller.
 pub(crate) fn curves(comparison: &Comparison) -> anyhow::Result<String> {
     let mut text = String::new();
     draw(comparison, &mut text).map_err(|error| anyhow!("can't draw the curves: {error}"))?;
     Ok(text)
 }
 
-fn draw(comparison: &Comparison, text: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-    let points = || comparison.curves.iter().flat_map(|curve| &curve.points);
-    let most = points().map(|point| point.0).fold(1.0, f64::max);
-    let low = points().map(|point| point.1).fold(1.0, f64::min);
-    let high = points().map(|point| point.1).fold(low, f64::max);
-    let margin = (0.05 * (high - low)).max(0.005);
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+fn draw(comparison: &Comparison, text: &mut String) -> Drawn {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (left, right) = root.split_horizontally(SIZE.0 / 2);
+    panel(comparison, &left, "images trained on, millions", |point| point.images / 1e6)?;
+    let macs = "multiply-accumulates of these, once forward, 10^12";
+    panel(comparison, &right, macs, |point| point.macs / 1e12)?;
+    root.present()?;
+    Ok(())
+}
+
+fn panel(
+    comparison: &Comparison,
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    description: &str,
+    cost: fn(&Point) -> f64,
+) -> Drawn {
+    let points = || comparison.curves.iter().flat_map(|curve| &curve.points);
+    let most = points().map(cost).fold(0.0, f64::max);
+    let low = points().map(|point| point.accuracy).fold(1.0, f64::min);
+    let high = points().map(|point| point.accuracy).fold(low, f64::max);
+    let margin = (0.05 * (high - low)).max(0.005);
+    let mut chart = ChartBuilder::on(area)
         .margin(16)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..most / 1e6, 100.0 * (low - margin)..100.0 * (high + margin))?;
+        .build_cartesian_2d(
+        0.0..if most > 0.0 { most } else { 1.0 },
+        100.0 * (low - margin)..100.0 * (high + margin),
+    )?;
     chart
         .configure_mesh()
-        .x_desc("images trained on, millions")
+        .x_desc(description)
         .y_desc("best validation accuracy so far, %")
         .light_line_style(TRANSPARENT)
         .draw()?;
@@ -50,8 +71,9 @@ fn draw(comparison: &Comparison, text: &mut String) -> Result<(), Box<dyn std::e
         let colour = COLOURS[number % COLOURS.len()];
         let own = comparison.curves.iter().filter(|curve| &curve.controller == controller);
         for (place, curve) in own.enumerate() {
-            let steps = steps(&curve.points).map(|(images, best)| (images / 1e6, 100.0 * best));
-            let drawn = chart.draw_series(LineSeries::new(steps, &colour))?;
+            let corners: Vec<(f64, f64)> =
+                curve.points.iter().map(|point| (cost(point), 100.0 * point.accuracy)).collect();
+            let drawn = chart.draw_series(LineSeries::new(steps(&corners), &colour))?;
             if place == 0 {
                 drawn.label(controller).legend(move |(x, y)| {
                     PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2))
@@ -60,7 +82,6 @@ fn draw(comparison: &Comparison, text: &mut String) -> Result<(), Box<dyn std::e
         }
     }
     chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
-    root.present()?;
     Ok(())
 }
 

@@ -186,8 +186,16 @@ impl<'a, 'd> Search<'a, 'd> {
         self.dispatcher.set_deadline(self.schedule.deadline, self.schedule.given_up.clone());
         for stage in 0..self.plan.stages.len() {
             let Grown { mut children, mut reason } = self.stage(stage, &first, &ranking)?;
+            let promotion = self.plan.stages[stage].promotion;
             if reason == StopReason::Finished {
-                Grown { children, reason } = self.promote(stage, children)?;
+                Grown { children, reason } = self.promote(stage, promotion, children)?;
+            } else if stage + 1 == self.plan.stages.len() {
+                // What the time was enough for is measured again all the same, or the luckiest would win;
+                // only the longer training is left out. Of an earlier stage nothing is, as the trials that
+                // it would take are those that it needs itself once it has more time.
+                self.dispatcher.set_deadline(None, BTreeSet::new());
+                let measured = Promotion { epochs: 0, ..promotion };
+                children = self.promote(stage, measured, children)?.children;
             }
             ranking.extend(children);
             ranking.sort_by(Candidate::compare);
@@ -303,8 +311,12 @@ impl<'a, 'd> Search<'a, 'd> {
     /// Those children of a stage, best first, that go on. The best are trained again from their parents,
     /// with fresh seeds, so that what was good by luck alone is found out; whoever is best then is
     /// trained longer.
-    fn promote(&mut self, number: usize, mut children: Vec<Candidate>) -> anyhow::Result<Grown> {
-        let Promotion { candidates, seeds, epochs } = self.plan.stages[number].promotion;
+    fn promote(
+        &mut self,
+        number: usize,
+        Promotion { candidates, seeds, epochs }: Promotion,
+        mut children: Vec<Candidate>,
+    ) -> anyhow::Result<Grown> {
         let stopped = |children| Ok(Grown { children, reason: StopReason::Stopped });
         let id = |place: usize| TrialId(self.schedule.stages[number].promotion.0 + place as u32);
         let stream = self.rng.split("promote").split_index(number as u64);
@@ -576,9 +588,12 @@ impl<'a, 'd> Search<'a, 'd> {
         Ok(results.filter(|(result, _)| result.is_trained()).collect())
     }
 
-    /// The best children as the search saw them, and from scratch for as many epochs.
+    /// The best children as the search saw them, and from scratch for as many epochs: those with as many behind
+    /// them as the best has, since more epochs would rank a network higher both times.
     fn ranks(&mut self, ranking: &[Candidate], first_id: TrialId) -> anyhow::Result<Vec<Rank>> {
-        let children = ranking.iter().filter(|c| !c.recipes.is_empty() && c.score.is_some());
+        let is_child = |c: &&Candidate| c.result.purpose == Purpose::Child && c.score.is_some();
+        let epochs = ranking.iter().find(is_child).map(|child| child.epochs);
+        let children = ranking.iter().filter(is_child).filter(|c| Some(c.epochs) == epochs);
         let chosen: Vec<&Candidate> = children.take(self.plan.finals.ranked).collect();
         let mut records = Vec::new();
         for (rank, candidate) in chosen.iter().enumerate() {

@@ -24,19 +24,29 @@ impl Summary {
 
     /// Half the width of the 95 % confidence interval of the mean, by Student's t.
     pub(crate) fn margin(&self) -> Option<f64> {
-        let quantile = STUDENT.get(self.count.checked_sub(2)?).copied().unwrap_or(NORMAL);
-        Some(quantile * self.deviation? / (self.count as f64).sqrt())
+        let freedom = self.count.checked_sub(2)? + 1;
+        Some(student(freedom) * self.deviation? / (self.count as f64).sqrt())
     }
 }
 
-/// The 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom.
+/// The 97.5 % quantile of Student's t for this many degrees of freedom: tabulated, and beyond the table by
+/// the series around the normal quantile (Abramowitz and Stegun, 26.7.5), whose error is below 1e-4 there.
+fn student(freedom: usize) -> f64 {
+    let Some(quantile) = STUDENT.get(freedom - 1) else {
+        let (normal, freedom) = (1.959_964_f64, freedom as f64);
+        let first = (normal.powi(3) + normal) / 4.0;
+        let second = (5.0 * normal.powi(5) + 16.0 * normal.powi(3) + 3.0 * normal) / 96.0;
+        return normal + first / freedom + second / freedom.powi(2);
+    };
+    *quantile
+}
+
+/// The quantiles for 1, 2, … degrees of freedom.
 const STUDENT: [f64; 30] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
     2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
     2.052, 2.048, 2.045, 2.042,
 ];
-/// That of the normal distribution, which it comes to.
-const NORMAL: f64 = 1.960;
 
 /// Kendall's tau-b of pairs: 1 where both numbers order them alike, -1 where they do so in reverse;
 /// nothing where one of the two orders nothing.
@@ -67,6 +77,15 @@ mod tests {
         assert!((summary.margin().unwrap() - 1.963_24).abs() < 1e-3, "{summary:?}");
         assert_eq!(Summary::of(&[1.0]).unwrap().margin(), None);
         assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn quantiles_go_on_behind_the_table() {
+        // scipy.stats.t.ppf(0.975, freedom).
+        for (freedom, expected) in [(30, 2.0423), (31, 2.0395), (40, 2.0211), (120, 1.9799)] {
+            let found = student(freedom);
+            assert!((found - expected).abs() < 1e-3, "{freedom}: {found}");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ inventory::submit! {
     ControllerPlugin(Plugin::new(
         "evolution",
         "children of the best of a random sample; the oldest die (regularised evolution)",
-        "population = 40  # networks that live at once; the oldest die\n\
+        "population = 40  # networks that live at once; the oldest die; children are random until there are so many\n\
          sample = 10  # networks drawn from the population, of which the best has a child\n\
          edits = 1  # random edits that make a child of it\n",
         |options| {

@@ -63,10 +63,10 @@ impl Halving {
 pub enum Repeat {
     /// Its first result is repeated, as in the released code: it costs nothing, and is as lucky or
     /// unlucky for ever as it was then.
-    #[default]
     Reuse,
     /// It is trained anew with a fresh seed. A controller learns from the new result; what is chosen
     /// among networks goes by the mean of all results of each.
+    #[default]
     Retrain,
 }
 

@@ -104,7 +104,7 @@ pub fn every_site(
 /// none is legal.
 ///
 /// # Errors
-/// As [`every_site`]; also a choice that isn't among the legal ones.
+/// As [`every_site`]; also a choice that isn't among the legal ones, and paths of several lengths.
 pub fn pick_one(
     scope: &Scope<'_>,
     network: &mut Network,
@@ -122,15 +122,22 @@ pub(crate) fn pick_among(
     mut legal: Vec<(Edit, Vec<usize>)>,
     choose: &mut dyn FnMut(usize, &[usize]) -> usize,
 ) -> Result<Step, EpisodeError> {
-    let levels = legal.iter().map(|(_, path)| path.len()).max().unwrap_or(0);
+    let levels = legal.first().map_or(0, |(_, path)| path.len());
+    if let Some((edit, path)) = legal.iter().find(|(_, path)| path.len() != levels) {
+        anyhow::bail!(
+            "transform `{}`: expected paths of one length, found {levels} choices to an edit, and {} to \
+             `{edit}`",
+            edit.transform,
+            path.len()
+        );
+    }
     for level in 0..levels {
-        let mut choices: Vec<usize> =
-            legal.iter().filter_map(|(_, path)| path.get(level).copied()).collect();
+        let mut choices: Vec<usize> = legal.iter().map(|(_, path)| path[level]).collect();
         choices.sort_unstable();
         choices.dedup();
         let choice = choose(level, &choices);
         anyhow::ensure!(choices.contains(&choice), "choice {choice} is not among {choices:?}");
-        legal.retain(|(_, path)| path.get(level) == Some(&choice));
+        legal.retain(|(_, path)| path[level] == choice);
     }
     let Some((edit, _)) = legal.into_iter().next() else { return Ok(Step::new()) };
     *network = scope.made(network, &edit).context("an edit that was legal is so no longer")?;

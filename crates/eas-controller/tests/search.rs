@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use eas_controller::{
     Action, Assignment, Batches, Controller, Ending, Evaluator, Event, Halving, Outcome, Proposal,
-    Random, Repeat, Scope, StopReason, Trial, TrialId, pick_one, search,
+    Random, Repeat, Scope, StopReason, Trial, TrialId, controllers, pick_one, search,
 };
-use eas_ir::Network;
-use eas_ir::Rng;
-use eas_transform::Decision;
+use eas_ir::{Network, NodeId, Rng};
+use eas_transform::{
+    Candidate, Decision, Deepen, Patch, SearchSpace, Target, Transform, Transforms,
+};
 
 use crate::settings::Setting;
 
@@ -260,6 +261,53 @@ fn a_choice_that_is_not_legal_is_refused() {
     assert_eq!(network, setting.parent);
     let error = pick_one(&scope, &mut network, "deepn", &mut |_, choices| choices[0]).unwrap_err();
     assert_eq!(error.to_string(), "no transform named `deepn`; did you mean `deepen`?");
+}
+
+/// Deepening whose paths end sooner in the first block than in others.
+#[derive(Debug)]
+struct Ragged(Deepen);
+
+impl Transform for Ragged {
+    fn decision(&self, space: &dyn SearchSpace) -> Decision {
+        self.0.decision(space)
+    }
+
+    fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
+        let mut candidates = self.0.edits(network, space);
+        for Candidate { path, .. } in &mut candidates {
+            path.truncate(if path[0] == 0 { 1 } else { 3 });
+        }
+        candidates
+    }
+
+    fn patch(
+        &self,
+        network: &Network,
+        site: NodeId,
+        target: Target,
+        rng: &mut Rng,
+    ) -> anyhow::Result<Patch> {
+        self.0.patch(network, site, target, rng)
+    }
+}
+
+#[test]
+fn paths_that_end_at_different_levels_are_refused_by_every_controller() {
+    let mut setting = Setting::new("preset = 'small'", &["ragged x1"]);
+    setting.transforms =
+        Transforms::new([("ragged".to_owned(), Box::new(Ragged(Deepen::default())) as _)]);
+    let scope = setting.scope();
+    for name in ["random", "reinforce", "hill_climb", "evolution"] {
+        let table = toml::de::DeTable::parse("").unwrap();
+        let (span, table) = (table.span(), table.into_inner());
+        let options = toml::Spanned::new(span, toml::de::DeValue::Table(table));
+        let mut controller =
+            controllers().unwrap().get(name).unwrap().build(options).unwrap().implementation;
+        let error = controller.propose(&scope, 3, &Rng::new(1)).unwrap_err().to_string();
+        let expected =
+            "transform `ragged`: expected paths of one length, found 1 choices to an edit, and 3";
+        assert!(error.starts_with(expected), "{name}: {error}");
+    }
 }
 
 #[test]

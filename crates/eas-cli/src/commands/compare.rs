@@ -26,6 +26,10 @@ use crate::stop;
 
 pub(super) fn run(args: &args::Compare) -> anyhow::Result<u8> {
     let (_, plan) = plan_of(Some(&args.spec), &args.overrides)?;
+    let once = |name: &String| args.controllers.iter().filter(|other| *other == name).count() == 1;
+    if let Some(name) = args.controllers.iter().find(|name| !once(name)) {
+        return Err(bad_input(format!("--controllers: `{name}` is named twice")));
+    }
     stop::listen();
     args.devices.as_ref().unwrap_or(&plan.running.devices).places()?;
     let data = prepare(&plan)?.data;

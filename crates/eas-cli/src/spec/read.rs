@@ -651,6 +651,14 @@ impl<'a> Reader<'a> {
                 self.problem(Some(span), &join(&path, &format!("halving.{key}")), message);
                 continue;
             }
+            if stage.lag > 0 && stage.parent == ParentKey::Frontier {
+                let message = format!(
+                    "expected 0 with parent = \"frontier\", whose batches each wait for the best of those \
+                     before, found {}",
+                    stage.lag
+                );
+                self.problem(Some(place("lag")), &join(&path, "lag"), message);
+            }
             let trials = stage.batches.saturating_mul(stage.halving.trials(stage.networks));
             for (key, number) in [("batches", stage.batches), ("networks", stage.networks)] {
                 if number == 0 || trials > MOST_TRIALS {

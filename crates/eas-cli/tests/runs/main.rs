@@ -56,11 +56,13 @@ networks = 2
 lag = 1
 actions = ["widen x1", "deepen x1"]
 promote = { candidates = 2, seeds = 2, epochs = 1 }
+repeat = "reuse"
 [[stage]]
 batches = 2
 networks = 2
 actions = ["widen x1", "deepen x1"]
 parent = "frontier"
+repeat = "reuse"
 [[stage]]
 batches = 2
 networks = 4
@@ -409,12 +411,31 @@ fn a_comparison_goes_on_where_it_stopped_and_gives_each_controller_the_same() {
     let stopped = output(compare("parts", &[]).env("EAS_FAILPOINT", wish));
     assert!(!stopped.status.success() && marker.exists(), "{}", said(&stopped));
     assert_eq!(succeeds(&mut compare("parts", &["--workers", "1"])).stdout, whole);
+    let refused = output(&mut compare("twice", &["--controllers", "random"]));
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("`random` is named twice"), "{}", said(&refused));
     let refused = output(&mut compare("whole", &["--set", "child.epochs=3"]));
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     assert!(said(&refused).contains("another spec or budget made this run"), "{}", said(&refused));
     let compared: Value = serde_json::from_slice(&whole).unwrap();
     assert_eq!(compared["seeds"], serde_json::json!([3, 4]));
-    assert_eq!(compared["lines"].as_array().map(Vec::len), Some(2 * 5), "{compared}");
+    assert_eq!(compared["lines"].as_array().map(Vec::len), Some(2 * 6), "{compared}");
+    for line in compared["lines"].as_array().unwrap() {
+        let (what, validation) = (&line["what"], &line["validation"]);
+        assert_eq!(validation["of_seeds"].as_array().map(Vec::len), Some(2), "{what}: {line}");
+        // The test images are opened for finals alone.
+        assert_eq!(line["test"]["summary"].is_null(), what == "best of the search", "{line}");
+    }
+    for (line, controller) in [(0, "random"), (6, "reinforce")] {
+        let line = &compared["lines"][line];
+        assert_eq!(
+            (&line["controller"], &line["what"]),
+            (&controller.into(), &"best of the search".into())
+        );
+        assert_eq!(line["validation"]["behind"].is_null(), controller == "random", "{line}");
+    }
+    let compared_with = &compared["lines"][2]["test"]["behind"];
+    assert!(compared_with["margin"].is_number() && compared_with["count"] == 2, "{compared}");
     assert_eq!(compared["kendall"].as_array().map(Vec::len), Some(2 * 2), "{compared}");
     for seed in [3, 4] {
         let start = |controller: &str| {
@@ -430,18 +451,30 @@ fn a_comparison_goes_on_where_it_stopped_and_gives_each_controller_the_same() {
 #[test]
 fn a_budget_of_time_ends_the_stages_and_is_kept_in_the_run() {
     let place = Place::new();
+    // One stage, whose best are trained again whatever the time.
+    let (before, _) = SPEC.split_once("[[stage]]").unwrap();
+    let (_, after) = SPEC.split_once("[final]").unwrap();
+    let stage = "[[stage]]\nnetworks = 2\nactions = ['widen x1', 'deepen x1']\n\
+                 promote = { candidates = 2, seeds = 1, epochs = 1 }\n";
+    fs::write(place.path("spec.toml"), format!("{before}{stage}[final]{after}")).unwrap();
     let compare = |budget: &str| {
         let mut command = eas("compare", &place.path("spec.toml"));
         command.args(["--controllers", "random", "--seeds", "1", "--ranked", "0", "--json"]);
         command.args(["--budget", budget, "--out"]).arg(place.path("timed"));
         command
     };
-    let whole = succeeds(&mut compare("2s")).stdout;
+    let whole = succeeds(&mut compare("4s")).stdout;
     let run = place.path("timed/random-3");
     let events = fs::read_to_string(run.join("events.jsonl")).unwrap();
     assert!(events.contains("deadline"), "{events}");
     succeeds(&mut eas("verify", &run));
-    assert_eq!(succeeds(&mut compare("2s")).stdout, whole);
+    let all = outcome(&run);
+    let count = |purpose: &str| {
+        all.values().filter(|v| v["purpose"] == purpose && v["ending"].is_object()).count()
+    };
+    assert!(count("child") > 2, "the time is enough for some children");
+    assert_eq!((count("reevaluation"), count("promoted")), (2, 0));
+    assert_eq!(succeeds(&mut compare("4s")).stdout, whole);
     let refused = output(&mut compare("1 parsec"));
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     assert!(said(&refused).contains("such as 20M, or a time, such as 30m"), "{}", said(&refused));
@@ -577,6 +610,43 @@ fn forty_random_kills_change_nothing() {
             }
         }
         assert_undisturbed(&run, &format!("{kills} kills, run {runs}"));
+    }
+}
+
+#[test]
+fn a_controller_that_learns_goes_on_deciding_as_if_it_had_never_been_stopped() {
+    for (name, options) in [
+        ("reinforce", "learning_rate = 0.05"),
+        ("hill_climb", ""),
+        ("evolution", "population = 4\nsample = 2"),
+    ] {
+        let place = Place::new();
+        let (before, after) = SPEC.split_once("[[stage]]").unwrap();
+        let before =
+            before.replace("[controller.random]", &format!("[controller.{name}]\n{options}"));
+        let stage = "[[stage]]\nbatches = 5\nnetworks = 3\nactions = ['widen x1', 'deepen x1']\n\
+                     parent = 'start'\n";
+        let (_, last) = after.split_once("[final]").unwrap();
+        fs::write(place.path("spec.toml"), format!("{before}{stage}[final]{last}")).unwrap();
+        succeeds(&mut place.search("whole", &[]));
+        let whole = outcome(&place.path("whole"));
+        // Two start trainings come first, so this one is of the fourth batch.
+        let run = place.path("run");
+        let mut coordinator = start(&mut place.search("run", &[]));
+        wait_until("the fourth batch", || run.join("trials/0011").exists());
+        coordinator.kill().unwrap();
+        coordinator.wait().unwrap();
+        resume(&run, None);
+        assert_eq!(outcome(&run), whole, "{name}");
+        succeeds(&mut eas("verify", &run));
+        // What was learned had a part in it: told something else, it decides otherwise.
+        let steps = |all: &BTreeMap<String, Value>| -> Vec<Value> {
+            let children =
+                all.values().filter(|v| v["purpose"] == "child" && v["ending"].is_object());
+            children.skip(3).map(|child| child["steps"].clone()).collect()
+        };
+        succeeds(&mut place.search("other", &["child.learning_rate=1e-9"]));
+        assert_ne!(steps(&outcome(&place.path("other"))), steps(&whole), "{name}");
     }
 }
 

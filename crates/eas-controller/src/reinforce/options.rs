@@ -42,7 +42,7 @@ impl Default for ReinforceOptions {
             entropy: 1e-5,
             baseline: BaselineKind::Ema,
             baseline_decay: 0.95,
-            accuracy_clip: 0.99,
+            accuracy_clip: 0.999,
             mask: true,
             embedding: 16,
             units: 50,
@@ -56,7 +56,7 @@ learning_rate = 2e-3  # step size of Adam
 entropy = 1e-5  # weight of the entropy: keeps decisions from becoming certain
 baseline = \"ema\"  # subtracted from rewards: average of earlier batches; \"released\": as the released code; \"none\"
 baseline_decay = 0.95  # what the average keeps of itself at each batch
-accuracy_clip = 0.99  # accuracy is cut here: the reward, tan(accuracy * pi/2), has no bound; 1: as the released code
+accuracy_clip = 0.999  # accuracy is cut here: the reward, tan(accuracy * pi/2), has no bound; 1: as the released code
 mask = true  # the probability of a pick is that among legal choices; false: among all, an ablation
 embedding = 16  # size of the vectors that stand for tokens and choices
 units = 50  # units of the encoder in each direction; the decoder has twice as many
