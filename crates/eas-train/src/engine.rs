@@ -179,7 +179,7 @@ pub trait Program {
     ) -> anyhow::Result<StepReport>;
 
     /// The gradient of the mean cross-entropy, in the layout of `parameters`, and the loss; training
-    /// mode, nothing is updated.
+    /// mode, nothing is updated. Of a loss that isn't finite, every number of the gradient is NaN.
     ///
     /// # Errors
     /// A batch that doesn't fit the network.

@@ -21,6 +21,7 @@ pub struct Nesterov {
 /// One step, as Sutskever et al. 2013 in the form that PyTorch uses: `m ← μ m + g`,
 /// `w ← w − lr (g + μ m)`, where g is the gradient with the decay added, unless decay is decoupled.
 /// Running statistics are left alone. `gradient` has the layout of the parameters.
+#[inline(always)]
 pub fn nesterov_step(parameters: &mut FlatParameters, gradient: &[f32], update: Nesterov) {
     let (rate, keep) = (update.learning_rate as f32, update.momentum as f32);
     let FlatParameters { slots, values, momentum } = parameters;

@@ -143,6 +143,31 @@ fn gradients_are_the_oracles() {
 }
 
 #[test]
+fn a_loss_that_is_not_finite_has_a_gradient_of_nan() {
+    let name = "a_loss_that_is_not_finite_has_a_gradient_of_nan";
+    let oracle: (String, Box<dyn Engine>) = ("oracle".to_owned(), Box::new(Oracle));
+    let devices = engines(name).into_iter().map(|(device, engine)| (device.to_string(), engine));
+    for (device, engine) in devices.chain([oracle]) {
+        for (seed, model, batch) in cases(10, 2) {
+            let parameters = FlatParameters::new(&model, None).unwrap();
+            let mut program = engine.compile(model.network()).unwrap();
+            let mut of =
+                |batch| program.gradient(&parameters, batch, &options(seed, None)).unwrap();
+            let mut diverged = batch.clone();
+            diverged.images.fill(f32::NAN);
+            let (before, _) = of(&batch);
+            let (found, report) = of(&diverged);
+            assert!(!report.is_finite(), "{device}, seed {seed}: {report:?}");
+            let numbers = found.iter().filter(|value| !value.is_nan()).count();
+            assert_eq!((numbers, found.len()), (0, before.len()), "{device}, seed {seed}");
+            // Nothing of it is left.
+            let off = distance(&of(&batch).0, &before);
+            assert!(off < 1e-4, "{device}, seed {seed}: off by {off} behind it");
+        }
+    }
+}
+
+#[test]
 fn steps_change_parameters_momentum_and_statistics_as_the_oracles() {
     for (device, engine) in engines("steps_change_parameters_momentum_and_statistics") {
         for (seed, model, batch) in cases(24, 4) {

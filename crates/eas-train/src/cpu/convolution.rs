@@ -12,7 +12,7 @@ use super::paired::Paired;
 use super::plan::Input;
 use super::values::{Reader, Source, View};
 use super::weights::Parameter;
-use super::winograd::by_tiles;
+use super::winograd::{by_tiles, is_faster_in_pairs};
 use crate::recipe::Precision;
 
 /// Parts that the gradient of a weight is summed in, at most: as many threads can work on it.
@@ -82,7 +82,7 @@ impl Pieces {
 pub(super) struct Convolution {
     geometry: Geometry,
     single: [Box<dyn Method>; 2],
-    /// What computes it in bf16, where that is faster.
+    /// What computes it in bf16, where processors that have it are faster so.
     paired: Option<[Box<dyn Method>; 2]>,
     weight: Parameter,
     bias: Option<Parameter>,
@@ -101,8 +101,11 @@ impl Convolution {
         isa: Isa,
     ) -> Self {
         let (single, paired) = match by_tiles(&geometry, isa) {
-            // Tiles save more products than bf16 does, and would lose too much by it.
-            Some(tiles) => (tiles, None),
+            // Tiles themselves would lose too much by bf16.
+            Some(tiles) => {
+                let paired = is_faster_in_pairs(&geometry).then(|| Paired::both(&geometry, isa));
+                (tiles, paired.flatten())
+            }
             None => {
                 let forward = Correlation::forward(&geometry, isa);
                 let backward = Correlation::backward(&geometry, isa);
@@ -193,7 +196,10 @@ impl Convolution {
         let Setting { isa, precision, batch } = setting;
         self.weight_gradient(setting, memory, &input.source, slope, gradient);
         if let Some(bias) = self.bias {
-            bias_gradient(batch, memory, slope, bias.of_mut(gradient));
+            isa.run(
+                #[inline(always)]
+                || bias_gradient(batch, memory, slope, bias.of_mut(gradient)),
+            );
         }
         if let Some(sink) = input.sink {
             let [_, backward] = self.methods(precision);
@@ -262,6 +268,7 @@ impl Convolution {
 }
 
 /// The sum of the slopes of each filter.
+#[inline(always)]
 fn bias_gradient(batch: usize, memory: &mut Memory, slope: &View, gradient: &mut [f32]) {
     let slopes = &memory.slots[slope.buffer][..batch * slope.image()];
     // One image at a time, so that sums stay short.

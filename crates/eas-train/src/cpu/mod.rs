@@ -6,9 +6,8 @@
 //! ([`plan`], [`placement`]). Convolutions multiply windows in place ([`correlation`]) by kernels for
 //! AVX-512, AVX2 or any machine ([`kernels`]); wide ones of 3×3 and 5×5 go by tiles, which takes a
 //! quarter to a third of the multiplications ([`winograd`]). A training step may multiply in bf16 what
-//! isn't computed by tiles ([`paired`]). Work is cut into blocks of images that depend on
-//! shapes alone, and sums are joined in the blocks' order, so results are bit-identical on any number
-//! of threads.
+//! isn't faster by tiles ([`paired`]). Work is cut into blocks of images that depend on shapes alone, and
+//! sums are joined in the blocks' order, so results are bit-identical on any number of threads.
 
 mod batch_norm;
 mod convolution;

@@ -225,7 +225,7 @@ impl CpuProgram {
         }
     }
 
-    /// Forward, loss, backward; the gradient is left in `self.gradient`.
+    /// Forward, loss, backward; the gradient is left in `self.gradient`, unless the loss isn't finite.
     fn differentiate(
         &mut self,
         parameters: &FlatParameters,
@@ -302,7 +302,10 @@ impl Program for CpuProgram {
             let report = self.differentiate(parameters, batch, options);
             if report.is_finite() {
                 let started = Instant::now();
-                nesterov_step(parameters, &self.gradient, options.update);
+                self.isa.run(
+                    #[inline(always)]
+                    || nesterov_step(parameters, &self.gradient, options.update),
+                );
                 self.follow_statistics(&mut parameters.values);
                 let update = self.times.last_mut().expect("the update has a place");
                 update.backward += started.elapsed().as_secs_f64();
@@ -321,7 +324,11 @@ impl Program for CpuProgram {
         batch.check(self.plan.output.channels)?;
         in_pool(|| {
             let report = self.differentiate(parameters, batch, options);
-            Ok((self.gradient.clone(), report))
+            let gradient = match report.is_finite() {
+                true => self.gradient.clone(),
+                false => vec![f32::NAN; self.gradient.len()],
+            };
+            Ok((gradient, report))
         })
     }
 

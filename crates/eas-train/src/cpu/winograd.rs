@@ -33,18 +33,26 @@ const BLOCK_TILES: usize = 32;
 /// Output pixels that a part of a weight's gradient has at least.
 const PART_PIXELS: usize = 512;
 
-/// Channels that are transformed at once, of images and of weights.
-const LANES: usize = 16;
+/// Outputs of weights that are transformed at once.
 const WEIGHT_LANES: usize = 8;
 
-/// Channels and filters that make it worth the while.
+/// Channels and filters that make it worth the while: so many at least, a multiple of so many.
 const FEWEST: usize = 32;
+const MULTIPLE: usize = 16;
+
+/// Numbers of a line of a cache.
+const LINE: usize = 16;
+
+/// Multiply-adds that take as long as making one value of a tile, or using one. Estimated: in a profile of a
+/// network of 96 to 256 filters, products were 53 % of the time.
+const TRANSFORM: usize = 78;
 
 type Lane<const L: usize> = [f32; L];
 
-/// A convolution of stride 1, or the gradient of its input, by tiles.
+/// A convolution of stride 1, or the gradient of its input, by tiles of `LANES` channels at once: of more
+/// than a register holds, a tile's values would be moved to and fro.
 #[derive(Debug)]
-pub(super) struct Winograd<const KERNEL: usize, const TILE: usize> {
+pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, const LANES: usize> {
     is_backward: bool,
     windows: Windows,
     /// Rows and columns of the output, and of tiles.
@@ -59,21 +67,34 @@ pub(super) struct Winograd<const KERNEL: usize, const TILE: usize> {
 
 /// Both directions of a convolution, if it can be computed by tiles and is faster so.
 pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>; 2]> {
-    let wide = |channels: usize| channels.is_multiple_of(LANES) && channels >= FEWEST;
+    let wide = |channels: usize| channels.is_multiple_of(MULTIPLE) && channels >= FEWEST;
     let Geometry { channels, filters, kernel, stride: 1, groups: 1, .. } = *geometry else {
         return None;
     };
     if !wide(channels) || !wide(filters) {
         return None;
     }
-    match kernel {
-        3 => Some(Winograd::<3, 4>::both(geometry, isa)),
-        5 => Some(Winograd::<5, 2>::both(geometry, isa)),
+    match (kernel, isa.lanes(MULTIPLE)) {
+        (3, 16) => Some(Winograd::<3, 4, 16>::both(geometry, isa)),
+        (3, _) => Some(Winograd::<3, 4, 8>::both(geometry, isa)),
+        (5, 16) => Some(Winograd::<5, 2, 16>::both(geometry, isa)),
+        (5, _) => Some(Winograd::<5, 2, 8>::both(geometry, isa)),
         _ => None,
     }
 }
 
-impl<const KERNEL: usize, const TILE: usize> Winograd<KERNEL, TILE> {
+/// Whether a convolution that tiles could compute in f32 takes less time multiplied directly in bf16,
+/// two products at once. A tile takes [`PAIRS`] products of each channel and filter, and is transformed
+/// once a channel and once a filter. It is decided for processors that have bf16, and holds of all, so
+/// that all compute the same.
+pub(super) fn is_faster_in_pairs(geometry: &Geometry) -> bool {
+    let Geometry { channels, filters, kernel, .. } = *geometry;
+    let outputs = (POINTS + 1 - kernel).pow(2);
+    let by_tiles = PAIRS * (channels * filters + TRANSFORM * (channels + filters));
+    kernel.pow(2) * channels * filters * outputs < 2 * by_tiles
+}
+
+impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL, TILE, LANES> {
     fn both(geometry: &Geometry, isa: Isa) -> [Box<dyn Method>; 2] {
         let Geometry { channels, height, width, filters, padding, .. } = *geometry;
         let out = [geometry.out_height(), geometry.out_width()];
@@ -115,7 +136,7 @@ impl<const KERNEL: usize, const TILE: usize> Winograd<KERNEL, TILE> {
     /// Numbers from a pair's values to the next one's: those of a tile's pairs, which are written
     /// together, are kept from falling on the same lines of a cache.
     fn pair(&self, channels: usize) -> usize {
-        self.chunk() * channels + LANES
+        self.chunk() * channels + LINE
     }
 
     /// The values of tiles of images, `[pair][tile][channel]`.
@@ -232,7 +253,9 @@ impl<const KERNEL: usize, const TILE: usize> Winograd<KERNEL, TILE> {
     }
 }
 
-impl<const KERNEL: usize, const TILE: usize> Method for Winograd<KERNEL, TILE> {
+impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
+    for Winograd<KERNEL, TILE, LANES>
+{
     fn block(&self) -> usize {
         self.windows.block
     }
@@ -567,4 +590,31 @@ fn add_times<const L: usize>(mut a: Lane<L>, factor: f32, b: Lane<L>) -> Lane<L>
         a[lane] += factor * b[lane];
     }
     a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Geometry, is_faster_in_pairs};
+
+    #[test]
+    fn wide_convolutions_stay_with_tiles_in_bf16() {
+        let is_faster = |kernel, channels, filters| {
+            is_faster_in_pairs(&Geometry {
+                channels,
+                height: 8,
+                width: 8,
+                filters,
+                kernel,
+                stride: 1,
+                padding: kernel / 2,
+                groups: 1,
+            })
+        };
+        for (kernel, narrow, wide) in [(3, 144, 160), (5, 400, 416)] {
+            assert!(is_faster(kernel, narrow, narrow), "{kernel}x{kernel}, {narrow}");
+            assert!(!is_faster(kernel, wide, wide), "{kernel}x{kernel}, {wide}");
+            // What a channel costs is shared among filters, and the other way round.
+            assert!(is_faster(kernel, 32, 4096) && is_faster(kernel, 4096, 32), "{kernel}");
+        }
+    }
 }

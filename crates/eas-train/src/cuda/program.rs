@@ -623,6 +623,9 @@ impl Program for CudaProgram {
         for slot in parameters.slots().iter().filter(|slot| !slot.is_trainable()) {
             gradient[slot.range()].fill(0.0);
         }
+        if !report.is_finite() {
+            gradient.fill(f32::NAN);
+        }
         Ok((gradient, report))
     }
 

@@ -345,8 +345,11 @@ impl Program for Graph {
         batch: &Batch,
         options: &StepOptions<'_>,
     ) -> anyhow::Result<(Vec<f32>, StepReport)> {
-        let slopes = self.differentiate(parameters, batch, options)?;
-        Ok((slopes.gradient, slopes.report))
+        let Slopes { mut gradient, report, .. } = self.differentiate(parameters, batch, options)?;
+        if !report.is_finite() {
+            gradient.fill(f32::NAN);
+        }
+        Ok((gradient, report))
     }
 
     fn logits(

@@ -13,7 +13,7 @@ pub(super) mod pairs;
 mod tests;
 mod tiles;
 
-use lanes::{EmulatedPairs, Lanes, Portable};
+use lanes::{Lanes, Portable, PortablePairs};
 
 /// Vectors that a tile is wide at most.
 pub(super) const WIDEST: usize = 3;
@@ -109,6 +109,16 @@ impl Isa {
         Isa::Portable
     }
 
+    /// All that this machine has, the best first.
+    #[cfg(test)]
+    pub(super) fn available() -> Vec<Self> {
+        #[cfg(target_arch = "x86_64")]
+        let all = vec![Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
+        #[cfg(not(target_arch = "x86_64"))]
+        let all = vec![Isa::Portable];
+        all.into_iter().skip_while(|isa| *isa != Isa::detect()).collect()
+    }
+
     /// The width of vectors for rows of `width` numbers.
     pub(super) fn lanes(self, width: usize) -> usize {
         match self {
@@ -166,12 +176,12 @@ impl Isa {
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Pairs, Isa::Avx512Bf16, _) => x86::rows_half_pairs(&mut job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, 16) => x86::rows_emulated16(&mut job),
+                (Factors::Pairs, Isa::Avx512, 16) => x86::rows_split(&mut job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, _) => x86::rows_emulated512(&mut job),
+                (Factors::Pairs, Isa::Avx512, _) => x86::rows_half_split(&mut job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx2, _) => x86::rows_emulated256(&mut job),
-                (Factors::Pairs, Isa::Portable, _) => tiles::rows::<EmulatedPairs<8>>(&mut job),
+                (Factors::Pairs, Isa::Avx2, _) => x86::rows_avx2_pairs(&mut job),
+                (Factors::Pairs, Isa::Portable, _) => tiles::rows::<PortablePairs>(&mut job),
             }
         }
     }
@@ -206,12 +216,12 @@ impl Isa {
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Pairs, Isa::Avx512Bf16, _) => x86::columns_half_pairs(&mut job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, 16) => x86::columns_emulated16(&mut job),
+                (Factors::Pairs, Isa::Avx512, 16) => x86::columns_split(&mut job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, _) => x86::columns_emulated512(&mut job),
+                (Factors::Pairs, Isa::Avx512, _) => x86::columns_half_split(&mut job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx2, _) => x86::columns_emulated256(&mut job),
-                (Factors::Pairs, Isa::Portable, _) => tiles::columns::<EmulatedPairs<8>>(&mut job),
+                (Factors::Pairs, Isa::Avx2, _) => x86::columns_avx2_pairs(&mut job),
+                (Factors::Pairs, Isa::Portable, _) => tiles::columns::<PortablePairs>(&mut job),
             }
         }
     }
@@ -224,7 +234,10 @@ fn check_width(width: usize, vectors: usize, lanes: usize) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::lanes::{Avx2, Avx512, Avx512Half, Avx512HalfPairs, Avx512Pairs, EmulatedPairs};
+    use super::lanes::{
+        Avx2, Avx2Pairs, Avx512, Avx512Half, Avx512HalfPairs, Avx512HalfSplit, Avx512Pairs,
+        Avx512Split,
+    };
     use super::{Columns, Rows, tiles};
 
     macro_rules! compiled_for {
@@ -270,17 +283,17 @@ mod x86 {
     );
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
-        EmulatedPairs<16>,
-        rows_emulated16,
-        columns_emulated16
+        Avx512Split,
+        rows_split,
+        columns_split
     );
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
-        EmulatedPairs<8>,
-        rows_emulated512,
-        columns_emulated512
+        Avx512HalfSplit,
+        rows_half_split,
+        columns_half_split
     );
-    compiled_for!("avx2,fma", EmulatedPairs<8>, rows_emulated256, columns_emulated256);
+    compiled_for!("avx2,fma", Avx2Pairs, rows_avx2_pairs, columns_avx2_pairs);
 
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
     pub(super) unsafe fn run_avx512<R>(work: impl FnOnce() -> R) -> R {

@@ -7,21 +7,6 @@ use eas_ir::Rng;
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
 use super::{Columns, Factors, Isa, Rows, Run};
 
-#[cfg(target_arch = "x86_64")]
-fn instruction_sets() -> Vec<Isa> {
-    match Isa::detect() {
-        Isa::Avx512Bf16 => vec![Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable],
-        Isa::Avx512 => vec![Isa::Avx512, Isa::Avx2, Isa::Portable],
-        Isa::Avx2 => vec![Isa::Avx2, Isa::Portable],
-        Isa::Portable => vec![Isa::Portable],
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_sets() -> Vec<Isa> {
-    vec![Isa::Portable]
-}
-
 fn numbers(count: usize, rng: &mut Rng) -> Vec<f32> {
     (0..count).map(|_| rng.normal() as f32).collect()
 }
@@ -39,7 +24,7 @@ fn widths() -> Vec<usize> {
 
 /// Every shape of a product: its width, its rows, and the seed of what is in it.
 fn for_shapes(mut check: impl FnMut(Isa, usize, usize, &mut Rng)) {
-    for isa in instruction_sets() {
+    for isa in Isa::available() {
         for width in widths() {
             if width.div_ceil(isa.lanes(width)) > super::WIDEST {
                 continue;

@@ -12,22 +12,31 @@ const TALLEST: usize = 8;
 /// Calls a tile function for the number of rows that a constant can have.
 macro_rules! by_height {
     ($height:expr, $tile:ident::<$lanes:ident, $vectors:ident>($($argument:expr),*)) => {
+        by_height!(@ $height, [8 7 6 5 4 3 2], $tile, $lanes, $vectors, ($($argument),*))
+    };
+    (@ $height:expr, [$($rows:literal)*], $tile:ident, $lanes:ident, $vectors:ident, $arguments:tt) => {
         match $height {
-            1 => $tile::<$lanes, 1, $vectors>($($argument),*),
-            2 => $tile::<$lanes, 2, $vectors>($($argument),*),
-            3 => $tile::<$lanes, 3, $vectors>($($argument),*),
-            4 => $tile::<$lanes, 4, $vectors>($($argument),*),
-            5 => $tile::<$lanes, 5, $vectors>($($argument),*),
-            6 => $tile::<$lanes, 6, $vectors>($($argument),*),
-            7 => $tile::<$lanes, 7, $vectors>($($argument),*),
-            _ => $tile::<$lanes, 8, $vectors>($($argument),*),
+            // Taller ones than there are registers for would only be compiled.
+            $($rows if const { tallest::<$lanes>($vectors) >= $rows } => {
+                $tile::<$lanes, $rows, $vectors> $arguments
+            })*
+            _ => $tile::<$lanes, 1, $vectors> $arguments,
         }
     };
 }
 
-/// The most rows whose sums stay in registers.
+/// The most rows whose sums stay in registers beside a row of weights, the factor of a row and the mask
+/// of the last vector; where factors are split, there are two of each, and a mask that splits them.
 const fn tallest<L: Lanes>(vectors: usize) -> usize {
-    if L::MANY_REGISTERS || vectors == 1 { TALLEST } else { 4 }
+    let others = L::PARTS * (vectors + 1) + L::PARTS;
+    let rows = (L::REGISTERS - others) / vectors;
+    if rows < TALLEST { rows } else { TALLEST }
+}
+
+/// Cuts rows into tiles of nearly the same height, so that nine are five and four, not eight and one:
+/// where tile `index` of `count` ends.
+const fn end_of_tile(index: usize, count: usize, rows: usize) -> usize {
+    (index + 1) * rows / count
 }
 
 /// # Safety
@@ -50,12 +59,14 @@ pub(super) unsafe fn rows<L: Lanes>(job: &mut Rows<'_>) {
 
 #[inline(always)]
 unsafe fn rows_of<L: Lanes, const V: usize>(job: &mut Rows<'_>) {
+    let rows = job.places.len();
+    let tiles = rows.div_ceil(tallest::<L>(V));
     let mut row = 0;
-    while row < job.places.len() {
-        let height = (job.places.len() - row).min(tallest::<L>(V));
+    for tile in 0..tiles {
+        let end = end_of_tile(tile, tiles, rows);
         // SAFETY: the caller's promise; the tile's rows are rows of the job.
-        unsafe { by_height!(height, rows_tile::<L, V>(job, row)) };
-        row += height;
+        unsafe { by_height!(end - row, rows_tile::<L, V>(job, row)) };
+        row = end;
     }
 }
 
@@ -110,11 +121,10 @@ pub(super) unsafe fn columns<L: Lanes>(job: &mut Columns<'_>) {
 
 #[inline(always)]
 unsafe fn columns_of<L: Lanes, const V: usize>(job: &mut Columns<'_>) {
-    // Tiles of nearly the same height: nine rows are five and four, not eight and one.
     let tiles = job.rows.div_ceil(tallest::<L>(V));
     let mut row = 0;
     for tile in 0..tiles {
-        let end = (tile + 1) * job.rows / tiles;
+        let end = end_of_tile(tile, tiles, job.rows);
         // SAFETY: the caller's promise; the tile's rows are rows of the job.
         unsafe { by_height!(end - row, columns_tile::<L, V>(job, row)) };
         row = end;
@@ -132,14 +142,14 @@ unsafe fn columns_tile<L: Lanes, const P: usize, const V: usize>(
         let c = job.c.as_mut_ptr().add(row * job.c_stride);
         let mut sums = load::<L, P, V>(c, job.c_stride, job.width, true);
         let mut b = job.b.as_ptr();
-        let last = job.width - (V - 1) * L::COUNT;
+        let mask = L::mask(job.width - (V - 1) * L::COUNT);
         for place in job.places {
             let x = a.add(*place as usize);
             let mut slopes = [L::zero(); V];
             for v in 0..V - 1 {
                 slopes[v] = L::load(b.add(v * L::COUNT));
             }
-            slopes[V - 1] = L::load_part(b.add((V - 1) * L::COUNT), last);
+            slopes[V - 1] = L::load_part(b.add((V - 1) * L::COUNT), mask);
             for p in 0..P {
                 let x = L::splat(x.add(p));
                 for v in 0..V {
@@ -165,14 +175,18 @@ unsafe fn load<L: Lanes, const P: usize, const V: usize>(
     // SAFETY: the caller promises P rows of `width` numbers, more than V − 1 vectors.
     unsafe {
         let mut sums = [[L::zero(); V]; P];
-        if accumulate {
-            let last = (V - 1) * L::COUNT;
-            for p in 0..P {
-                for v in 0..V - 1 {
-                    sums[p][v] = L::load(c.add(p * stride + v * L::COUNT));
-                }
-                sums[p][V - 1] = L::load_part(c.add(p * stride + last), width - last);
+        if !accumulate {
+            return sums;
+        }
+        for p in 0..P {
+            for v in 0..V - 1 {
+                sums[p][v] = L::load(c.add(p * stride + v * L::COUNT));
             }
+        }
+        let last = c.add((V - 1) * L::COUNT);
+        let mask = L::mask(width - (V - 1) * L::COUNT);
+        for p in 0..P {
+            sums[p][V - 1] = L::load_part(last.add(p * stride), mask);
         }
         sums
     }
@@ -188,12 +202,27 @@ unsafe fn store<L: Lanes, const P: usize, const V: usize>(
 ) {
     // SAFETY: the caller promises P rows of `width` numbers, more than V − 1 vectors.
     unsafe {
-        let last = (V - 1) * L::COUNT;
         for p in 0..P {
             for v in 0..V - 1 {
                 L::store(c.add(p * stride + v * L::COUNT), sums[p][v]);
             }
-            L::store_part(c.add(p * stride + last), sums[p][V - 1], width - last);
+        }
+        let last = c.add((V - 1) * L::COUNT);
+        let count = width - (V - 1) * L::COUNT;
+        // With AVX2, AMD's processors take as long for a store under a mask as for dozens of others.
+        if count == L::COUNT {
+            for p in 0..P {
+                L::store(last.add(p * stride), sums[p][V - 1]);
+            }
+        } else if count == L::COUNT / 2 {
+            for p in 0..P {
+                L::store_half(last.add(p * stride), sums[p][V - 1]);
+            }
+        } else {
+            let mask = L::mask(count);
+            for p in 0..P {
+                L::store_part(last.add(p * stride), sums[p][V - 1], mask);
+            }
         }
     }
 }
