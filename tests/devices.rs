@@ -127,9 +127,16 @@ fn eas_doctor_says_what_there_is_and_what_is_missing() {
     assert!(bytes("free_memory_bytes") <= bytes("memory_bytes"), "{found}");
     assert!(bytes("free_disk_bytes") > 0 && bytes("cores") > 0, "{found}");
     let told = folder.eas(["doctor"]).exits(0).stdout;
-    for part in
-        ["\nprocessor ", "\nmemory ", "\ndisk ", "\nCUDA ", "\nauto ", "\nmissing: ", MISSING]
-    {
+    for part in [
+        "\nprocessor ",
+        "\nbf16 ",
+        "\nmemory ",
+        "\ndisk ",
+        "\nCUDA ",
+        "\nauto ",
+        "\nmissing: ",
+        MISSING,
+    ] {
         assert!(told.contains(part), "no {part:?}: {told}");
     }
 }
@@ -146,7 +153,11 @@ fn programs_side_by_side_are_measured_together() {
     let alone = bench(&["--device", "cpu"]);
     assert_eq!(alone["device"], "cpu");
     assert!(alone["side_by_side"].is_null(), "{alone}");
-    assert!(alone["shares"].as_array().is_some_and(|shares| !shares.is_empty()), "{alone}");
+    let ops: Vec<&Value> =
+        alone["shares"].as_array().unwrap().iter().map(|share| &share["op"]).collect();
+    for op in ["data", "conv", "loss", "update"] {
+        assert_eq!(ops.iter().filter(|found| **found == op).count(), 1, "{op}: {alone}");
+    }
     let (fastest, median) = (&alone["fastest_images_per_second"], &alone["images_per_second"]);
     assert!(number(fastest) >= number(median) && number(median) > 0.0, "{alone}");
     let both = bench(&["--side-by-side", "3", "--threads", "1"]);
@@ -154,6 +165,14 @@ fn programs_side_by_side_are_measured_together() {
     let sum: f64 = each.iter().sum();
     assert_eq!(each.len(), 3, "{both}");
     assert!((number(&both["images_per_second"]) / sum - 1.0).abs() < 1e-9, "{both}");
+    let doctor = folder.eas(["doctor", "--json"]).exits(0).json();
+    let has_bf16 =
+        doctor["cpu_features"].as_array().unwrap().iter().any(|feature| feature == "avx512_bf16");
+    assert_eq!(alone["emulated"], false, "{alone}");
+    let halves = ["bench", "run", "--batch", "4", "--seconds", "0.1", "--device", "cpu", "--json"];
+    let told = folder.eas(halves.into_iter().chain(["--precision", "bf16"])).exits(0);
+    assert_eq!(told.stderr.contains("no instructions for bf16"), !has_bf16, "{}", told.stderr);
+    assert_eq!(told.json()["emulated"], !has_bf16);
     folder.eas(["bench", "run", "--side-by-side", "0"]).exits(2);
     folder.eas(["bench", "run", "--batch", "0"]).exits(2);
 }

@@ -57,18 +57,27 @@ impl Batch {
     /// # Errors
     /// What is wrong with them.
     pub fn check(&self, classes: usize) -> anyhow::Result<()> {
-        let (images, labels) = (self.images.dim().0, self.labels.len());
-        ensure!(images == labels, "expected {images} labels, found {labels}");
-        let mixed = self.mixed.len();
-        ensure!([0, images].contains(&mixed), "expected {images} images mixed in, found {mixed}");
-        let all = self.labels.iter().chain(self.mixed.iter().map(|mixed| &mixed.label));
-        if let Some(outside) = all.into_iter().find(|label| **label >= classes) {
-            bail!("expected labels below {classes}, found {outside}");
-        }
-        let outside = self.mixed.iter().find(|mixed| !(0.0..=1.0).contains(&mixed.own));
-        ensure!(outside.is_none(), "expected shares from 0 to 1, found {outside:?}");
-        Ok(())
+        check_labels(&self.labels, &self.mixed, self.images.dim().0, classes)
     }
+}
+
+/// As [`Batch::check`], of a batch's labels, what is mixed in, and its number of images.
+pub(crate) fn check_labels(
+    labels: &[usize],
+    mixed: &[Mixed],
+    images: usize,
+    classes: usize,
+) -> anyhow::Result<()> {
+    ensure!(images == labels.len(), "expected {images} labels, found {}", labels.len());
+    let both = mixed.len();
+    ensure!([0, images].contains(&both), "expected {images} images mixed in, found {both}");
+    let all = labels.iter().chain(mixed.iter().map(|mixed| &mixed.label));
+    if let Some(outside) = all.into_iter().find(|label| **label >= classes) {
+        bail!("expected labels below {classes}, found {outside}");
+    }
+    let outside = mixed.iter().find(|mixed| !(0.0..=1.0).contains(&mixed.own));
+    ensure!(outside.is_none(), "expected shares from 0 to 1, found {outside:?}");
+    Ok(())
 }
 
 /// As [`Batch::shown`], of a batch's labels and what is mixed in.
@@ -137,8 +146,26 @@ impl TrainingStep<'_> {
     }
 }
 
+/// Seconds that an operation took since the program was made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OpTime {
+    /// The node, or none for the loss and the update.
+    pub node: Option<NodeId>,
+    /// The operation's name; that of the input is `data`: drawing, augmenting and normalising images.
+    pub name: &'static str,
+    /// Forward.
+    pub forward: f64,
+    /// Backward.
+    pub backward: f64,
+}
+
 /// A network made ready to train and run.
 pub trait Program {
+    /// Where the time of all work so far went, where the engine knows.
+    fn times(&self) -> &[OpTime] {
+        &[]
+    }
+
     /// How many steps to give to [`Program::steps`] at once: an engine that works beside its caller
     /// takes several, so that it never waits for them.
     fn stride(&self) -> usize {

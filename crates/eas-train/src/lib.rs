@@ -18,7 +18,7 @@ mod parameters;
 mod recipe;
 mod train;
 
-pub use cpu::{Cpu, CpuProgram, OpTime};
+pub use cpu::{Cpu, CpuProgram};
 pub use data::{
     Augment, Batches, DataOptions, DataPlugin, DataSource, Description, Drawn, Labelled, Mirror,
     Split, Survey, TrainingData, cache_folder, calibration_images, contact_sheet, data_sets,
@@ -26,7 +26,7 @@ pub use data::{
     split, survey,
 };
 pub use device::{CudaSurvey, Device, Gpu, HAS_CUDA, survey_cuda};
-pub use engine::{Batch, Engine, Mixed, Program, StepOptions, StepReport, TrainingStep};
+pub use engine::{Batch, Engine, Mixed, OpTime, Program, StepOptions, StepReport, TrainingStep};
 pub use optimiser::{Nesterov, nesterov_step};
 pub use oracle::Oracle;
 pub use parameters::{FlatParameters, Slot};

@@ -1,9 +1,13 @@
-//! A training step of the CPU engine works in buffers that the first step made.
+//! A training step of the CPU engine works in buffers that the first step made, and so does one of a batch
+//! that is drawn.
 
 use std::alloc::System;
 
-use eas_ir::{Images, Model, Network, Rng};
-use eas_train::{Batch, CpuProgram, FlatParameters, Nesterov, Precision, Program, StepOptions};
+use eas_ir::{Images, Model, Network, Rng, Shape};
+use eas_train::{
+    Augment, Batch, CpuProgram, DataOptions, FlatParameters, Labelled, Mirror, Nesterov, Precision,
+    Program, Recipe, StepOptions, TrainingData, split, steps_of_epoch,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -15,6 +19,7 @@ fn a_step_behind_the_first_allocates_nothing() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let paper = include_str!("../../../benches/networks/paper.toml");
     let densenet = include_str!("../../../benches/networks/densenet.toml");
+    let data = data();
     for (name, text, precision) in [
         ("paper", paper, Precision::F32),
         ("densenet", densenet, Precision::F32),
@@ -33,6 +38,23 @@ fn a_step_behind_the_first_allocates_nothing() {
             let region = Region::new(ALLOCATOR);
             program.step(&mut parameters, &batch, &options).unwrap();
             assert_eq!(region.change().allocations, 0, "{name}, {precision:?}");
+            let recipe = Recipe { batch: 4, precision, ..Recipe::paper_child() };
+            let mut drawn = steps_of_epoch(&data, &recipe, &Rng::new(2), 0, 0);
+            let mut step = drawn.next().into_iter();
+            let region = Region::new(ALLOCATOR);
+            program.steps(&mut parameters, &mut step).unwrap();
+            let allocated = region.change().allocations;
+            assert_eq!(allocated, 1, "{name}, {precision:?}: the list of reports alone");
         });
     }
+}
+
+/// Images that every kind of augmentation is done to.
+fn data() -> TrainingData {
+    let shape = Shape::Image { channels: 3, height: 32, width: 32 };
+    let classes = vec!["one".to_owned(), "another".to_owned()];
+    let images = Labelled::new(shape, classes, vec![7; 8 * 3072], vec![0, 1, 0, 1, 0, 1, 0, 1]);
+    let augment = Augment { pad_crop: 4, mirror: Mirror::Random, cutout: 8, mixup: 0.4 };
+    let options = DataOptions { validation: 0, train: None, augment };
+    split(images.unwrap(), options, &Rng::new(1)).unwrap()
 }

@@ -1,7 +1,8 @@
 //! `eas bench`: how fast an engine trains and runs a network, by the program that the trainer uses.
 //!
-//! On the processor single steps are timed, of a batch that is there, and the operations in them. A GPU
-//! works beside its caller and makes its own batches, so that windows of a training are timed there.
+//! It trains as the trainer does, on batches that are drawn, augmented and normalised on the way. A processor's
+//! windows are single steps, and the operations in them are timed; a GPU works beside its caller and takes many
+//! steps at once.
 
 use std::collections::BTreeMap;
 use std::sync::Barrier;
@@ -10,11 +11,12 @@ use std::time::Instant;
 use anyhow::{anyhow, ensure};
 use eas_ir::{Images, Mode, Model, Network, Rng, Shape, cost};
 use eas_train::{
-    Augment, Batch, CpuProgram, DataOptions, Device, Engine, FlatParameters, Labelled, Mirror,
-    Precision, Program, Recipe, StepOptions, StepReport, TrainingData, split, steps_of_epoch,
+    Augment, DataOptions, Device, Engine, FlatParameters, Labelled, Mirror, OpTime, Precision,
+    Program, Recipe, StepReport, TrainingData, split, steps_of_epoch,
 };
 use serde::Serialize;
 
+use super::doctor::has_bf16;
 use super::{bad_input, given};
 use crate::args;
 use crate::devices::device;
@@ -24,7 +26,9 @@ use crate::print::{self, percent};
 /// Steps that warm caches and memory, or windows of them.
 const WARM_UP: usize = 2;
 /// Made-up images that a GPU trains on, about: as many as CIFAR-10 has, so that windows are as long as there.
-const IMAGES: usize = 45_000;
+const GPU_IMAGES: usize = 45_000;
+/// Those of a processor, about: of CIFAR-10's size they take 30 MB, so that few of them are in its caches.
+const CPU_IMAGES: usize = 10_000;
 
 /// What was measured.
 #[derive(Serialize)]
@@ -35,6 +39,8 @@ struct Measured {
     threads: usize,
     /// What products are computed in, while training.
     precision: Precision,
+    /// Whether the processor has no instructions for that, and computes the same sums more slowly.
+    emulated: bool,
     parameters: u64,
     /// Multiply-accumulates of an image, forward.
     macs: u64,
@@ -76,6 +82,13 @@ pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // Programs side by side share the cores, as trials do.
     let threads = args.threads.unwrap_or((cores / usize::from(args.side_by_side)).max(1));
+    let emulated = device == Device::Cpu && precision(args) == Precision::Bf16 && !has_bf16();
+    if emulated {
+        print::note(
+            "this processor has no instructions for bf16 (AVX512-BF16): it computes the same sums more slowly, \
+             and f32 is faster here",
+        );
+    }
     let (training, evaluation) = measure(args, &network, device, threads)?;
     let cost = cost(&network, &network.verify()?, args.batch);
     let images_per_second: f64 = training.iter().map(|training| training.rate).sum();
@@ -87,6 +100,7 @@ pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
         batch: args.batch,
         threads,
         precision: precision(args),
+        emulated,
         parameters: cost.parameters,
         macs: cost.macs,
         images_per_second,
@@ -175,19 +189,17 @@ fn measure(
 ) -> anyhow::Result<(Vec<Trained>, Evaluated)> {
     let engine = device.engine()?;
     let model = Model::initialise(network.clone(), &Rng::new(1))?;
-    let data = match device {
-        Device::Cpu => None,
-        Device::Cuda(_) => Some(random_data(&model, args.batch)?),
+    let images = match device {
+        Device::Cpu => CPU_IMAGES,
+        Device::Cuda(_) => GPU_IMAGES,
     };
     let count = usize::from(args.side_by_side);
     let pool = || rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pools = (0..count).map(|_| pool()).collect::<Result<Vec<_>, _>>()?;
+    let data = pools[0].install(|| random_data(&model, images, args.batch))?;
     // They are timed from the moment on when all of them are warm.
     let ready = Barrier::new(count);
-    let train = || match &data {
-        None => train_steps(args, &model, &ready),
-        Some(data) => train_windows(args, &model, engine.as_ref(), data, &ready),
-    };
+    let train = || train(args, &model, device, engine.as_ref(), &data, &ready);
     let trained: Vec<Trained> = std::thread::scope(|scope| {
         let programs = pools.iter().map(|pool| scope.spawn(|| pool.install(train)));
         let programs: Vec<_> = programs.collect();
@@ -200,38 +212,11 @@ fn measure(
     Ok((trained, evaluated))
 }
 
-/// Trains on the processor: one batch, step by step.
-fn train_steps(args: &args::Bench, model: &Model, ready: &Barrier) -> anyhow::Result<Trained> {
-    let rng = Rng::new(1);
-    let dropout = rng.split("dropout");
-    let options = StepOptions {
-        update: Recipe::paper_child().update(1e-3),
-        label_smoothing: 0.0,
-        precision: precision(args),
-        dropout: Some(&dropout),
-    };
-    let batch = random_batch(model, args.batch, &mut rng.split("images"));
-    let warm = || -> anyhow::Result<(CpuProgram, FlatParameters)> {
-        let mut program = CpuProgram::new(model.network())?;
-        let mut parameters = FlatParameters::new(model, None)?;
-        for _ in 0..WARM_UP {
-            program.step(&mut parameters, &batch, &options)?;
-        }
-        Ok((program, parameters))
-    };
-    let warmed = warm();
-    // Also by one that failed, or the others would wait for it.
-    ready.wait();
-    let (mut program, mut parameters) = warmed?;
-    let times = times(args.seconds, || program.step(&mut parameters, &batch, &options).map(drop))?;
-    let rate = |share| args.batch as f64 / quantile(&times, share);
-    Ok(Trained { rate: rate(0.5), fastest: rate(0.0), shares: shares(&program) })
-}
-
-/// Trains on a GPU: windows of steps, of batches drawn from images.
-fn train_windows(
+/// Trains windows of steps, of batches drawn from images.
+fn train(
     args: &args::Bench,
     model: &Model,
+    device: Device,
     engine: &dyn Engine,
     data: &TrainingData,
     ready: &Barrier,
@@ -272,22 +257,27 @@ fn train_windows(
     // Also by one that failed, or the others would wait for it.
     ready.wait();
     let (mut program, mut parameters) = warmed?;
-    let (mut windows, mut seconds) = (Vec::new(), 0.0);
-    while windows.len() < 4 || seconds < args.seconds {
-        let (images, took) = window(program.as_mut(), &mut parameters)?;
-        windows.push((images, took));
+    let before = program.times().to_vec();
+    let (mut times, mut images, mut seconds) = (Vec::new(), 0, 0.0);
+    while times.len() < 5 || seconds < args.seconds {
+        let (count, took) = window(program.as_mut(), &mut parameters)?;
+        times.push(took / count as f64);
+        images += count;
         seconds += took;
     }
-    let images: usize = windows.iter().map(|(images, _)| images).sum();
-    let rates = windows.iter().map(|(images, took)| *images as f64 / took);
-    // Windows are of different lengths, so the rate is that of all of them together.
-    let mean = images as f64 / seconds;
-    Ok(Trained { rate: mean, fastest: rates.fold(0.0, f64::max), shares: Vec::new() })
+    times.sort_by(f64::total_cmp);
+    let rate = match device {
+        Device::Cpu => 1.0 / quantile(&times, 0.5),
+        // Windows are of different lengths, so the rate is that of all of them together.
+        Device::Cuda(_) => images as f64 / seconds,
+    };
+    let fastest = 1.0 / quantile(&times, 0.0);
+    Ok(Trained { rate, fastest, shares: shares(&before, program.times()) })
 }
 
 /// Classifies batches, and single images.
 fn evaluate(args: &args::Bench, model: &Model, engine: &dyn Engine) -> anyhow::Result<Evaluated> {
-    let batch = random_batch(model, args.batch, &mut Rng::new(1).split("images"));
+    let images = random_images(model, args.batch, &mut Rng::new(1).split("images"));
     let parameters = FlatParameters::new(model, None)?;
     let timed = |images: &Images| {
         // A program of its own, as one that classifies single images has it.
@@ -298,8 +288,8 @@ fn evaluate(args: &args::Bench, model: &Model, engine: &dyn Engine) -> anyhow::R
         }
         times(0.3 * args.seconds, classify)
     };
-    let batches = timed(&batch.images)?;
-    let alone = timed(&batch.images.slice_axis(ndarray::Axis(0), (..1).into()).to_owned())?;
+    let batches = timed(&images)?;
+    let alone = timed(&images.slice_axis(ndarray::Axis(0), (..1).into()).to_owned())?;
     Ok(Evaluated {
         images_per_second: args.batch as f64 / quantile(&batches, 0.5),
         latency: quantile(&alone, 0.5),
@@ -308,16 +298,17 @@ fn evaluate(args: &args::Bench, model: &Model, engine: &dyn Engine) -> anyhow::R
 }
 
 /// Bytes of noise as images, and any labels.
-fn random_data(model: &Model, batch: usize) -> anyhow::Result<TrainingData> {
+fn random_data(model: &Model, images: usize, batch: usize) -> anyhow::Result<TrainingData> {
     let mut rng = Rng::new(1).split("data");
     let (channels, height, width) = size(model);
     let shape = Shape::Image { channels, height, width };
     // Batches are all full, and labels are bytes.
-    let count = IMAGES.div_ceil(batch).max(2) * batch;
+    let count = images.div_ceil(batch).max(2) * batch;
     let classes = model.classes().min(256);
-    let words = (count * channels * height * width).div_ceil(4);
-    let pixels = (0..words).flat_map(|_| rng.next_u32().to_le_bytes());
-    let pixels = pixels.take(count * channels * height * width).collect();
+    let mut pixels = vec![0; count * channels * height * width];
+    for pixels in pixels.chunks_mut(4) {
+        pixels.copy_from_slice(&rng.next_u32().to_le_bytes()[..pixels.len()]);
+    }
     let labels = (0..count).map(|_| rng.below(classes) as u8).collect();
     let names = (0..model.classes()).map(|class| class.to_string()).collect();
     let augment = Augment { pad_crop: 4, mirror: Mirror::Random, ..Augment::NONE };
@@ -325,13 +316,10 @@ fn random_data(model: &Model, batch: usize) -> anyhow::Result<TrainingData> {
     split(Labelled::new(shape, names, pixels, labels)?, options, &rng)
 }
 
-/// Normal numbers as images, and any labels.
-fn random_batch(model: &Model, count: usize, rng: &mut Rng) -> Batch {
+/// Normal numbers as images.
+fn random_images(model: &Model, count: usize, rng: &mut Rng) -> Images {
     let (channels, height, width) = size(model);
-    let images =
-        Images::from_shape_simple_fn((count, channels, height, width), || rng.normal() as f32);
-    let labels = (0..count).map(|_| rng.below(model.classes())).collect();
-    Batch::new(images, labels)
+    Images::from_shape_simple_fn((count, channels, height, width), || rng.normal() as f32)
 }
 
 /// Channels, height and width of a network's input.
@@ -361,16 +349,17 @@ fn quantile(times: &[f64], share: f64) -> f64 {
     times[place.min(times.len() - 1)]
 }
 
-/// The share of each kind of operation in the time of all steps, the largest first.
-fn shares(program: &CpuProgram) -> Vec<Share> {
+/// The share of each kind of operation in the time between two moments, the largest first.
+fn shares(before: &[OpTime], after: &[OpTime]) -> Vec<Share> {
     let mut sums: BTreeMap<&str, Share> = BTreeMap::new();
     let mut total = 0.0;
-    for time in program.times() {
+    for (before, time) in before.iter().zip(after) {
         let share =
             sums.entry(time.name).or_insert(Share { op: time.name, forward: 0.0, backward: 0.0 });
-        share.forward += time.forward;
-        share.backward += time.backward;
-        total += time.forward + time.backward;
+        let (forward, backward) = (time.forward - before.forward, time.backward - before.backward);
+        share.forward += forward;
+        share.backward += backward;
+        total += forward + backward;
     }
     let mut shares: Vec<Share> = sums.into_values().collect();
     for share in &mut shares {

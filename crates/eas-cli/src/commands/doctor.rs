@@ -16,6 +16,9 @@ use crate::room;
 /// Where the daemon of MPS listens unless `CUDA_MPS_PIPE_DIRECTORY` says otherwise.
 const MPS: &str = "/tmp/nvidia-mps";
 
+/// The instructions for products of bf16.
+const BF16: &str = "avx512_bf16";
+
 #[derive(Serialize)]
 struct Diagnosis {
     version: &'static str,
@@ -119,8 +122,13 @@ impl Diagnosis {
             features => features.join(", "),
         };
         let found = |version: &Option<String>| version.clone().unwrap_or("not found".to_owned());
+        let bf16 = match self.cpu_features.contains(&BF16) {
+            true => "the processor multiplies it",
+            false => "slower than f32 on the processor, which has no AVX512-BF16",
+        };
         let mut rows = vec![
             ("processor", format!("{} cores; {features}", self.cores)),
+            ("bf16", bf16.to_owned()),
             (
                 "memory",
                 format!("{} free of {}", bytes(self.free_memory_bytes), bytes(self.memory_bytes)),
@@ -152,6 +160,11 @@ impl Diagnosis {
     }
 }
 
+/// Whether this processor has instructions for products of bf16.
+pub(super) fn has_bf16() -> bool {
+    cpu_features().contains(&BF16)
+}
+
 /// The vector instructions of this processor that the engine has kernels for.
 fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();
@@ -166,7 +179,7 @@ fn cpu_features() -> Vec<&'static str> {
             if has_avx512 {
                 found.push("avx512");
                 if is_x86_feature_detected!("avx512bf16") {
-                    found.push("avx512_bf16");
+                    found.push(BF16);
                 }
             }
         }

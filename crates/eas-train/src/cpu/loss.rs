@@ -1,21 +1,21 @@
 //! Softmax and cross-entropy with label smoothing.
 
-use crate::engine::{Batch, StepReport};
+use crate::engine::StepReport;
 
-/// The mean cross-entropy of logits `[batch][classes]`, and its slope.
+/// The mean cross-entropy of logits `[batch][classes]`, and its slope; `shown` are each image's classes,
+/// as [`crate::Batch::shown`] has them.
 pub(super) fn cross_entropy(
     logits: &[f32],
-    batch: &Batch,
+    shown: impl ExactSizeIterator<Item = (usize, usize, f64)>,
     smoothing: f64,
     slopes: &mut [f32],
 ) -> StepReport {
-    let count = batch.labels.len();
+    let count = shown.len();
     let classes = logits.len() / count;
     let spread = smoothing / classes as f64;
     let (mut loss, mut correct) = (0.0, 0);
     let rows = logits.chunks_exact(classes).zip(slopes.chunks_exact_mut(classes));
-    for (image, (logits, slopes)) in rows.enumerate() {
-        let (label, other, share) = batch.shown(image);
+    for ((label, other, share), (logits, slopes)) in shown.zip(rows) {
         let (best, largest) =
             logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
                 if *logit > best.1 { (class, *logit) } else { best }

@@ -13,6 +13,7 @@ mod batch_norm;
 mod convolution;
 mod correlation;
 mod elementwise;
+mod images;
 mod kernels;
 mod loss;
 mod memory;
@@ -39,7 +40,7 @@ use crate::optimiser::Nesterov;
 use crate::parameters::{FlatParameters, Slot};
 use crate::recipe::Precision;
 
-pub use program::{CpuProgram, OpTime};
+pub use program::CpuProgram;
 
 /// The CPU engine. It works on the threads of the current rayon pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

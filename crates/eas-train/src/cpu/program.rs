@@ -10,12 +10,13 @@ use rayon::prelude::*;
 
 use super::batch_norm::{Norm, block_moments, join_moments, partial_size};
 use super::elementwise::{apply_mask, copy, draw_mask, flatten, flatten_backward, pass_slope};
+use super::images::{Given, take_images};
 use super::kernels::Isa;
 use super::loss::cross_entropy;
 use super::memory::{Memory, Needs, Setting};
 use super::plan::{Known, NormParameters, Plan, Step, Work};
 use super::values::{View, rectify};
-use crate::engine::{Batch, Program, StepOptions, StepReport};
+use crate::engine::{Batch, OpTime, Program, StepOptions, StepReport, TrainingStep};
 use crate::optimiser::nesterov_step;
 use crate::parameters::FlatParameters;
 use crate::recipe::Precision;
@@ -29,19 +30,6 @@ const EVALUATION_BATCH: usize = 64;
 /// Numbers of a block of images whose values are summed, about: they stay in cache.
 const BLOCK: usize = 16384;
 
-/// Seconds that an operation took since the program was made.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OpTime {
-    /// The node, or none for the update.
-    pub node: Option<NodeId>,
-    /// The operation's name.
-    pub name: &'static str,
-    /// Forward.
-    pub forward: f64,
-    /// Backward.
-    pub backward: f64,
-}
-
 /// A network compiled for the CPU.
 #[derive(Debug)]
 pub struct CpuProgram {
@@ -50,7 +38,7 @@ pub struct CpuProgram {
     memory: Memory,
     /// The gradient of the last step, in the layout of the parameters.
     gradient: Vec<f32>,
-    /// A place for each step, then the update.
+    /// A place for each step, then the loss and the update.
     times: Vec<OpTime>,
 }
 
@@ -76,20 +64,18 @@ impl CpuProgram {
         let memory = Memory::new(&plan);
         let gradient = vec![0.0; plan.parameters];
         let op = |node, name| OpTime { node, name, forward: 0.0, backward: 0.0 };
-        let steps = plan.steps.iter().map(|step| op(Some(step.node), step.name));
-        let times = steps.chain([op(None, "update")]).collect();
+        let steps = plan.steps.iter().map(|step| match step.work {
+            Work::Input => op(Some(step.node), "data"),
+            _ => op(Some(step.node), step.name),
+        });
+        let times = steps.chain([op(None, "loss"), op(None, "update")]).collect();
         Ok(CpuProgram { isa, plan, memory, gradient, times })
     }
 
-    /// Where the time of all steps so far went.
-    pub fn times(&self) -> &[OpTime] {
-        &self.times
-    }
-
-    fn check(&self, parameters: &FlatParameters, images: &Images) -> anyhow::Result<()> {
+    fn check(&self, parameters: &FlatParameters, images: Given<'_>) -> anyhow::Result<()> {
         let (found, expected) = (parameters.values.len(), self.plan.parameters);
         ensure!(found == expected, "expected {expected} parameters, found {found}");
-        let (batch, channels, height, width) = images.dim();
+        let (batch, (channels, height, width)) = images.size();
         let View { channels: c, height: h, width: w, .. } = self.plan.steps[0].output;
         ensure!(
             (channels, height, width) == (c, h, w),
@@ -99,8 +85,8 @@ impl CpuProgram {
         Ok(())
     }
 
-    /// Runs all steps; `images` are `[image][channel][row][column]`.
-    fn forward(&mut self, parameters: &[f32], images: &[f32], pass: Pass<'_>) {
+    /// Runs all steps.
+    fn forward(&mut self, parameters: &[f32], images: Given<'_>, pass: Pass<'_>) {
         let CpuProgram { plan, memory, times, .. } = self;
         let setting = pass.setting;
         let batch = setting.batch;
@@ -108,7 +94,7 @@ impl CpuProgram {
             let started = Instant::now();
             let output = &step.output;
             match &step.work {
-                Work::Input => take_images(batch, memory, images, output),
+                Work::Input => take_images(setting, memory, images, output),
                 Work::Convolution(convolution) => {
                     let moments = pass.mode == Mode::Training && plan.norm_follows(index);
                     let source = &step.inputs[0].source;
@@ -225,32 +211,58 @@ impl CpuProgram {
         }
     }
 
-    /// Forward, loss, backward; the gradient is left in `self.gradient`, unless the loss isn't finite.
+    /// Forward, loss, backward; the gradient is left in `self.gradient`, unless the loss isn't finite. `shown`
+    /// are the classes of each image.
     fn differentiate(
         &mut self,
         parameters: &FlatParameters,
-        batch: &Batch,
+        images: Given<'_>,
+        shown: impl ExactSizeIterator<Item = (usize, usize, f64)>,
         options: &StepOptions<'_>,
     ) -> StepReport {
-        let count = batch.labels.len();
+        let count = shown.len();
         let setting = self.setting(options.precision, count);
         self.memory.reserve(&self.plan, setting);
         let pass = Pass { setting, mode: Mode::Training, dropout: options.dropout };
-        let images = batch.images.as_standard_layout();
-        let images = images.as_slice().expect("the layout is standard");
         self.forward(&parameters.values, images, pass);
+        let started = Instant::now();
         let (logits, slopes) = (self.plan.output, self.plan.output_gradient);
         let Memory { values, slots, .. } = &mut self.memory;
         let report = cross_entropy(
             &values[logits.buffer][..count * logits.image()],
-            batch,
+            shown,
             options.label_smoothing,
             &mut slots[slopes.buffer][..count * slopes.image()],
         );
+        self.times[self.plan.steps.len()].forward += started.elapsed().as_secs_f64();
         if report.is_finite() {
             self.backward(&parameters.values, pass);
         }
         report
+    }
+
+    /// As [`Program::step`], of images that fit the network.
+    fn train(
+        &mut self,
+        parameters: &mut FlatParameters,
+        images: Given<'_>,
+        shown: impl ExactSizeIterator<Item = (usize, usize, f64)> + Send,
+        options: &StepOptions<'_>,
+    ) -> StepReport {
+        in_pool(|| {
+            let report = self.differentiate(parameters, images, shown, options);
+            if report.is_finite() {
+                let started = Instant::now();
+                self.isa.run(
+                    #[inline(always)]
+                    || nesterov_step(parameters, &self.gradient, options.update),
+                );
+                self.follow_statistics(&mut parameters.values);
+                let update = self.times.last_mut().expect("the update has a place");
+                update.backward += started.elapsed().as_secs_f64();
+            }
+            report
+        })
     }
 
     /// Moves the running statistics towards those of the batch.
@@ -290,28 +302,40 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 }
 
 impl Program for CpuProgram {
+    fn times(&self) -> &[OpTime] {
+        &self.times
+    }
+
+    fn steps(
+        &mut self,
+        parameters: &mut FlatParameters,
+        steps: &mut dyn Iterator<Item = TrainingStep<'_>>,
+    ) -> anyhow::Result<Vec<StepReport>> {
+        let mut reports: Vec<StepReport> = Vec::new();
+        while reports.last().is_none_or(StepReport::is_finite) {
+            let started = Instant::now();
+            let Some(step) = steps.next() else { break };
+            self.times[0].forward += started.elapsed().as_secs_f64();
+            let images = Given::Drawn(&step.drawn);
+            self.check(parameters, images)?;
+            step.drawn.check(self.plan.output.channels)?;
+            let shown = (0..step.drawn.count()).map(|image| step.drawn.shown(image));
+            reports.push(self.train(parameters, images, shown, &step.options()));
+        }
+        Ok(reports)
+    }
+
     fn step(
         &mut self,
         parameters: &mut FlatParameters,
         batch: &Batch,
         options: &StepOptions<'_>,
     ) -> anyhow::Result<StepReport> {
-        self.check(parameters, &batch.images)?;
+        let images = Given::Made(batch.images.view());
+        self.check(parameters, images)?;
         batch.check(self.plan.output.channels)?;
-        in_pool(|| {
-            let report = self.differentiate(parameters, batch, options);
-            if report.is_finite() {
-                let started = Instant::now();
-                self.isa.run(
-                    #[inline(always)]
-                    || nesterov_step(parameters, &self.gradient, options.update),
-                );
-                self.follow_statistics(&mut parameters.values);
-                let update = self.times.last_mut().expect("the update has a place");
-                update.backward += started.elapsed().as_secs_f64();
-            }
-            Ok(report)
-        })
+        let shown = (0..batch.labels.len()).map(|image| batch.shown(image));
+        Ok(self.train(parameters, images, shown, options))
     }
 
     fn gradient(
@@ -320,10 +344,12 @@ impl Program for CpuProgram {
         batch: &Batch,
         options: &StepOptions<'_>,
     ) -> anyhow::Result<(Vec<f32>, StepReport)> {
-        self.check(parameters, &batch.images)?;
+        let images = Given::Made(batch.images.view());
+        self.check(parameters, images)?;
         batch.check(self.plan.output.channels)?;
+        let shown = (0..batch.labels.len()).map(|image| batch.shown(image));
         in_pool(|| {
-            let report = self.differentiate(parameters, batch, options);
+            let report = self.differentiate(parameters, images, shown, options);
             let gradient = match report.is_finite() {
                 true => self.gradient.clone(),
                 false => vec![f32::NAN; self.gradient.len()],
@@ -338,7 +364,7 @@ impl Program for CpuProgram {
         images: &Images,
         mode: Mode,
     ) -> anyhow::Result<Array2<f32>> {
-        self.check(parameters, images)?;
+        self.check(parameters, Given::Made(images.view()))?;
         in_pool(|| {
             let count = images.dim().0;
             // Batch statistics are of the whole batch; running ones allow it to be cut.
@@ -351,10 +377,12 @@ impl Program for CpuProgram {
             let mut all = Vec::with_capacity(count * output.channels);
             for part in images.axis_chunks_iter(Axis(0), chunk) {
                 let batch = part.dim().0;
-                let part = part.as_standard_layout();
-                let part = part.as_slice().expect("the layout is standard");
                 let setting = self.setting(Precision::F32, batch);
-                self.forward(&parameters.values, part, Pass { setting, mode, dropout: None });
+                self.forward(
+                    &parameters.values,
+                    Given::Made(part),
+                    Pass { setting, mode, dropout: None },
+                );
                 all.extend(&self.memory.values[output.buffer][..batch * output.image()]);
             }
             Ok(Array2::from_shape_vec((count, output.channels), all)?)
@@ -367,7 +395,7 @@ impl Program for CpuProgram {
         images: &Images,
         nodes: &[NodeId],
     ) -> anyhow::Result<BTreeMap<NodeId, Moments>> {
-        self.check(parameters, images)?;
+        self.check(parameters, Given::Made(images.view()))?;
         let sources = nodes.iter().map(|id| {
             let source = self.plan.nodes.get(id).with_context(|| format!("no node {id}"))?;
             Ok((*id, *source))
@@ -381,11 +409,9 @@ impl Program for CpuProgram {
             let mut partials = vec![Vec::new(); sources.len()];
             for part in images.axis_chunks_iter(Axis(0), chunk) {
                 let batch = part.dim().0;
-                let part = part.as_standard_layout();
-                let part = part.as_slice().expect("the layout is standard");
                 let setting = self.setting(Precision::F32, batch);
                 let pass = Pass { setting, mode: Mode::Evaluation, dropout: None };
-                self.forward(&parameters.values, part, pass);
+                self.forward(&parameters.values, Given::Made(part), pass);
                 for ((_, source), partials) in sources.iter().zip(&mut partials) {
                     let view = View { offset: 0, stride: source.view.channels, ..source.view };
                     let mut values = vec![0.0; view.image()];
@@ -464,19 +490,6 @@ impl Step {
 /// Images of a block for the sums of a batch norm.
 fn norm_block(view: &View) -> usize {
     (BLOCK / (view.area() * view.channels)).clamp(1, 16)
-}
-
-/// `[image][channel][pixel]` to `[image][pixel][channel]`.
-fn take_images(batch: usize, memory: &mut Memory, images: &[f32], output: &View) {
-    let out = &mut memory.values[output.buffer][..batch * output.image()];
-    let pairs = out.par_chunks_mut(output.image()).zip(images.par_chunks(output.image()));
-    pairs.for_each(|(out, image)| {
-        for (channel, plane) in image.chunks_exact(output.area()).enumerate() {
-            for (pixel, value) in out.chunks_exact_mut(output.stride).zip(plane) {
-                pixel[channel] = *value;
-            }
-        }
-    });
 }
 
 /// The statistics of a batch; `found` is the block size of the step before, if it summed them, and

@@ -5,11 +5,13 @@ use eas_ir::{Images, Mode, Model, Network, NodeId, Op, Rng, Role, Shape};
 use super::kernels::Isa;
 use super::plan::{Plan, Work};
 use super::program::CpuProgram;
+use crate::data::{Augment, DataOptions, Labelled, Mirror, split};
 use crate::engine::{Batch, Engine, Program, StepOptions};
 use crate::optimiser::Nesterov;
 use crate::oracle::Oracle;
 use crate::parameters::FlatParameters;
-use crate::recipe::Precision;
+use crate::recipe::{Precision, Recipe};
+use crate::train::steps_of_epoch;
 
 const CLASSES: usize = 5;
 const BATCH: usize = 6;
@@ -462,4 +464,50 @@ fn dense_blocks_are_not_copied_together() {
     let copies = plan.steps.iter().filter(|step| matches!(step.work, Work::Concat { .. }));
     let nodes: Vec<NodeId> = copies.map(|step| step.node).collect();
     assert_eq!(nodes, []);
+}
+
+#[test]
+fn a_step_of_drawn_images_is_bit_for_bit_that_of_the_batch() {
+    for (channels, height, width) in [(1, 7, 9), (3, 8, 8), (3, 5, 33), (4, 6, 5)] {
+        let mut rng = Rng::new(channels as u64);
+        let shape = Shape::Image { channels, height, width };
+        let (count, size) = (21, channels * height * width);
+        let pixels = (0..count * size).map(|_| rng.next_u32() as u8).collect();
+        let labels = (0..count).map(|_| rng.below(CLASSES) as u8).collect();
+        let classes = (0..CLASSES).map(|class| class.to_string()).collect();
+        let source = Labelled::new(shape, classes, pixels, labels).unwrap();
+        let mut network = Network::new();
+        let mut last = network.push(Op::Input { shape }, &[], None);
+        last = network.push(Op::conv(6, 3), &[last], None);
+        last = network.push(Op::GlobalPool, &[last], None);
+        network.push(Op::Linear { units: CLASSES, bias: true }, &[last], None);
+        let model = Model::initialise(network, &rng).unwrap();
+        let mirrors = [Mirror::Off, Mirror::Random, Mirror::Alternating];
+        for (mirror, mixup) in mirrors.into_iter().flat_map(|mirror| [(mirror, 0.0), (mirror, 0.4)])
+        {
+            let augment = Augment { pad_crop: 3, mirror, cutout: 4, mixup };
+            let options = DataOptions { validation: 0, train: None, augment };
+            let data = split(source.clone(), options, &rng).unwrap();
+            let recipe = Recipe { batch: 8, label_smoothing: 0.1, ..Recipe::quick() };
+            for isa in [Isa::detect(), Isa::Portable] {
+                let of = |is_drawn: bool| {
+                    let mut parameters = FlatParameters::new(&model, None).unwrap();
+                    let mut program = CpuProgram::with_instructions(model.network(), isa).unwrap();
+                    let mut reports = Vec::new();
+                    for step in steps_of_epoch(&data, &recipe, &Rng::new(3), 1, 0) {
+                        if is_drawn {
+                            let mut one = std::iter::once(step);
+                            reports.extend(program.steps(&mut parameters, &mut one).unwrap());
+                        } else {
+                            let (batch, options) = (step.drawn.batch(), step.options());
+                            let report = program.step(&mut parameters, &batch, &options).unwrap();
+                            reports.push(report);
+                        }
+                    }
+                    (parameters.values, reports)
+                };
+                assert_eq!(of(true), of(false), "{shape}, {augment:?}, {isa:?}");
+            }
+        }
+    }
 }

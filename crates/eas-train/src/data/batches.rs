@@ -1,15 +1,14 @@
 //! Batches of an epoch: every training image once, in random order, augmented and normalised.
 
+use std::sync::Arc;
+
 use eas_ir::{Images, Normalisation, Rng};
 use rayon::prelude::*;
 
-#[cfg(feature = "cuda")]
-use super::Labelled;
-use super::mixup::{mix, mixed, share};
-use super::{Augment, Mirror, Split, TrainingData};
-#[cfg(feature = "cuda")]
-use crate::engine::shown;
-use crate::engine::{Batch, Mixed};
+use super::mixup::{mixed, share};
+use super::placement::{Layout, Placement, Tables, place, tables};
+use super::{Labelled, Mirror, Split, TrainingData};
+use crate::engine::{Batch, Mixed, check_labels, shown};
 
 /// The batches of one epoch.
 ///
@@ -19,6 +18,7 @@ use crate::engine::{Batch, Mixed};
 #[derive(Debug)]
 pub struct Batches<'a> {
     data: &'a TrainingData,
+    tables: Arc<Tables>,
     order: Vec<usize>,
     size: usize,
     next: usize,
@@ -36,7 +36,10 @@ impl<'a> Batches<'a> {
         let mut order = data.train.indices().to_vec();
         rng.split("order").shuffle(&mut order);
         let halves = (rng.split("mirror"), 0);
-        Batches { data, order, size: size.max(1), next: 0, rng: rng.split("augment"), halves }
+        let (channels, _, _) = data.train.source().size();
+        let tables = tables(&data.normalisation, channels).into();
+        let (size, rng) = (size.max(1), rng.split("augment"));
+        Batches { data, tables, order, size, next: 0, rng, halves }
     }
 
     /// The batches of an epoch of a training whose stream is `rng`.
@@ -99,7 +102,8 @@ impl<'a> Iterator for Batches<'a> {
             true => mixed(&labels, |image| own(places[image])),
             false => Vec::new(),
         };
-        Some(Drawn { data: self.data, places, placements, labels, mixed })
+        let tables = self.tables.clone();
+        Some(Drawn { data: self.data, tables, places, placements, labels, mixed })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -114,6 +118,7 @@ impl ExactSizeIterator for Batches<'_> {}
 #[derive(Clone, Debug)]
 pub struct Drawn<'a> {
     data: &'a TrainingData,
+    tables: Arc<Tables>,
     /// Places in the source, `[batch]`.
     places: Vec<usize>,
     placements: Vec<Placement>,
@@ -130,36 +135,67 @@ impl Drawn<'_> {
     }
 
     /// The images that places are among.
-    #[cfg(feature = "cuda")]
     pub(crate) fn source(&self) -> &Labelled {
         self.data.train.source()
     }
 
     /// An image's place in the source, how it is cut, and the share it keeps where another is mixed in.
-    #[cfg(feature = "cuda")]
     pub(crate) fn image(&self, image: usize) -> (usize, Placement, Option<f32>) {
         let own = self.mixed.get(image).map(|mixed| mixed.own as f32);
         (self.places[image], self.placements[image], own)
     }
 
     /// As [`Batch::shown`].
-    #[cfg(feature = "cuda")]
     pub(crate) fn shown(&self, image: usize) -> (usize, usize, f64) {
         shown(&self.labels, &self.mixed, image)
+    }
+
+    /// As [`Batch::check`].
+    pub(crate) fn check(&self, classes: usize) -> anyhow::Result<()> {
+        check_labels(&self.labels, &self.mixed, self.count(), classes)
     }
 
     /// What channels are multiplied by and what is taken from them, to normalise them.
     #[cfg(feature = "cuda")]
     pub(crate) fn scales(&self) -> (Vec<f32>, Vec<f32>) {
         let normalisation = &self.data.normalisation;
-        (0..normalisation.mean.len()).map(|channel| scale(normalisation, channel)).unzip()
+        let scale = |channel| super::placement::scale(normalisation, channel);
+        (0..normalisation.mean.len()).map(scale).unzip()
+    }
+
+    /// Writes all values of an image, augmented, normalised and mixed.
+    #[inline(always)]
+    pub(crate) fn write(&self, image: usize, to: &mut [f32], layout: Layout) {
+        let (source, tables) = (self.source(), &*self.tables);
+        let (index, placement, own) = self.image(image);
+        place(
+            source.image(index),
+            source.size(),
+            placement,
+            tables,
+            (&mut *to, layout),
+            #[inline(always)]
+            |to, value| *to = value,
+        );
+        if let Some(own) = own {
+            let (index, placement, _) = self.image((image + 1) % self.count());
+            place(
+                source.image(index),
+                source.size(),
+                placement,
+                tables,
+                (to, layout),
+                #[inline(always)]
+                |to, value| *to = own * *to + (1.0 - own) * value,
+            );
+        }
     }
 
     /// The batch: images augmented, normalised and mixed.
     pub fn batch(&self) -> Batch {
-        let TrainingData { train, normalisation, .. } = self.data;
-        let mut images = fill(train, &self.places, normalisation, |image| self.placements[image]);
-        mix(&mut images, &self.mixed);
+        let size = self.source().size();
+        let write = |image, to: &mut [f32]| self.write(image, to, Layout::Planes);
+        let images = images(self.count(), size, write);
         Batch { images, labels: self.labels.clone(), mixed: self.mixed.clone() }
     }
 }
@@ -170,7 +206,27 @@ impl Drawn<'_> {
 /// # Panics
 /// Where the normalisation is for fewer channels than the images have.
 pub fn normalise(split: &Split, indices: &[usize], normalisation: &Normalisation) -> Images {
-    fill(split, indices, normalisation, |_| Placement::default())
+    let size = split.source().size();
+    let tables = tables(normalisation, size.0);
+    images(indices.len(), size, |image, to| {
+        let put = |to: &mut f32, value| *to = value;
+        let (from, whole) = (split.image(indices[image]), Placement::default());
+        place(from, size, whole, &tables, (to, Layout::Planes), put);
+    })
+}
+
+/// Images `[image][channel][row][column]`, each written by a call.
+fn images(
+    count: usize,
+    (channels, height, width): (usize, usize, usize),
+    write: impl Fn(usize, &mut [f32]) + Sync,
+) -> Images {
+    let size = channels * height * width;
+    let mut values = vec![0.0f32; count * size];
+    let to = values.par_chunks_mut(size).enumerate();
+    to.for_each(|(image, to)| write(image, to));
+    Images::from_shape_vec((count, channels, height, width), values)
+        .expect("as many values as the shape has places")
 }
 
 /// The first training images, normalised: what batch norms are calibrated and children certified on.
@@ -180,85 +236,6 @@ pub fn calibration_images(data: &TrainingData, count: usize) -> Images {
     data.images(&data.train, &indices[..count.min(indices.len())])
 }
 
-/// Where an image is cut from its padded form.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Placement {
-    /// Rows by which the crop starts below the image's top.
-    pub(crate) down: isize,
-    /// Columns by which it starts right of the image's left side.
-    pub(crate) right: isize,
-    /// Whether it is mirrored, left to right.
-    pub(crate) mirror: bool,
-    /// Row and column of the centre of the cutout, and its side.
-    pub(crate) cutout: Option<(usize, usize, usize)>,
-}
-
-impl Placement {
-    /// Draws one for an image of this height and width.
-    fn draw(augment: Augment, (height, width): (usize, usize), rng: &mut Rng) -> Self {
-        let pad = augment.pad_crop;
-        // 0 to 2 pad, both included.
-        let mut offset = || rng.below(2 * pad + 1) as isize - pad as isize;
-        let (down, right) = (offset(), offset());
-        let mirror = augment.mirror == Mirror::Random && rng.next_u32() & 1 == 1;
-        let side = augment.cutout;
-        let cutout = (side > 0).then(|| (rng.below(height), rng.below(width), side));
-        Placement { down, right, mirror, cutout }
-    }
-}
-
-/// What a channel's values are multiplied by, and what is taken from them then.
-fn scale(normalisation: &Normalisation, channel: usize) -> (f32, f32) {
-    let (mean, deviation) = (normalisation.mean[channel], normalisation.deviation[channel]);
-    (1.0 / (255.0 * deviation), mean / deviation)
-}
-
-fn fill(
-    split: &Split,
-    places: &[usize],
-    normalisation: &Normalisation,
-    placement: impl Fn(usize) -> Placement + Sync,
-) -> Images {
-    let (channels, height, width) = split.source().size();
-    let size = channels * height * width;
-    // Padding is the mean, which is 0 once normalised.
-    let mut values = vec![0.0f32; places.len() * size];
-    values.par_chunks_mut(size).zip(places).enumerate().for_each(|(place, (values, &index))| {
-        let image = split.image(index);
-        let Placement { down, right, mirror, cutout } = placement(place);
-        // Columns of the crop that lie within the image.
-        let within = usize::try_from(-right).unwrap_or(0).min(width)
-            ..width.saturating_sub(usize::try_from(right).unwrap_or(0));
-        for channel in 0..channels {
-            let (scale, shift) = scale(normalisation, channel);
-            for row in 0..height {
-                let Some(from_row) = row.checked_add_signed(down).filter(|row| *row < height)
-                else {
-                    continue;
-                };
-                let from = &image[(channel * height + from_row) * width..][..width];
-                let to = &mut values[(channel * height + row) * width..][..width];
-                for column in within.clone() {
-                    let pixel = from[column.wrapping_add_signed(right)];
-                    let column = if mirror { width - 1 - column } else { column };
-                    to[column] = f32::from(pixel) * scale - shift;
-                }
-            }
-            if let Some((row, column, side)) = cutout {
-                let span = |centre: usize, end: usize| {
-                    (centre + side / 2 + 1).saturating_sub(side)..(centre + side / 2 + 1).min(end)
-                };
-                for row in span(row, height) {
-                    let row = &mut values[(channel * height + row) * width..][..width];
-                    row[span(column, width)].fill(0.0);
-                }
-            }
-        }
-    });
-    Images::from_shape_vec((places.len(), channels, height, width), values)
-        .expect("as many values as the shape has places")
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -266,93 +243,7 @@ mod tests {
     use eas_ir::Shape;
 
     use super::*;
-    use crate::data::Labelled;
-
-    fn one_image(height: usize, width: usize) -> Split {
-        let pixels: Vec<u8> = (0..height * width).map(|place| place as u8 + 1).collect();
-        let shape = Shape::Image { channels: 1, height, width };
-        Split::all(Labelled::new(shape, vec!["only".to_owned()], pixels, vec![0]).unwrap())
-    }
-
-    #[test]
-    fn every_offset_of_pad_and_crop_occurs_equally_often_and_the_last_one_too() {
-        for pad in [0usize, 1, 4] {
-            let augment = Augment { pad_crop: pad, mirror: Mirror::Random, ..Augment::NONE };
-            let rng = Rng::new(11);
-            let kinds = (2 * pad + 1) * (2 * pad + 1) * 2;
-            let draws = 200 * kinds;
-            let mut counts: BTreeMap<Placement, usize> = BTreeMap::new();
-            for index in 0..draws as u64 {
-                *counts
-                    .entry(Placement::draw(augment, (9, 9), &mut rng.split_index(index)))
-                    .or_default() += 1;
-            }
-            assert_eq!(counts.len(), kinds, "pad {pad}: {counts:?}");
-            // Six deviations of a binomial count with mean 200 are 85.
-            let even = counts.values().all(|count| (115..285).contains(count));
-            assert!(even, "pad {pad}: {counts:?}");
-            let last = pad as isize;
-            for mirror in [false, true] {
-                for offset in [last, -last] {
-                    let (down, right, cutout) = (offset, offset, None);
-                    assert!(counts.contains_key(&Placement { down, right, mirror, cutout }));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_crop_is_the_window_of_the_padded_image_and_its_border_is_the_mean() {
-        let (height, width) = (4, 6);
-        let split = one_image(height, width);
-        let normalisation = Normalisation { mean: vec![0.25], deviation: vec![0.5] };
-        for (down, right) in (-5..=5).flat_map(|down| (-7..=7).map(move |right| (down, right))) {
-            for mirror in [false, true] {
-                let place = Placement { down, right, mirror, cutout: None };
-                let images = fill(&split, &[0], &normalisation, |_| place);
-                for (row, column) in (0..height).flat_map(|r| (0..width).map(move |c| (r, c))) {
-                    let seen = if mirror { width - 1 - column } else { column };
-                    let (y, x) = (row as isize + down, seen as isize + right);
-                    let inside =
-                        (0..height as isize).contains(&y) && (0..width as isize).contains(&x);
-                    let expected = if inside {
-                        let pixel = (y * width as isize + x + 1) as f32;
-                        (pixel / 255.0 - 0.25) / 0.5
-                    } else {
-                        0.0
-                    };
-                    let gap = (images[[0, 0, row, column]] - expected).abs();
-                    assert!(
-                        gap < 1e-6,
-                        "down {down}, right {right}, mirror {mirror}, ({row}, {column}): off by {gap}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_cutout_is_a_square_around_its_centre_cut_off_at_the_border() {
-        let (height, width) = (5, 7);
-        let split = one_image(height, width);
-        let normalisation = Normalisation { mean: vec![0.0], deviation: vec![1.0] };
-        for side in 1..=7 {
-            for centre in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
-                let cutout = Some((centre.0, centre.1, side));
-                let place = Placement { cutout, ..Placement::default() };
-                let images = fill(&split, &[0], &normalisation, |_| place);
-                for (place, value) in images.indexed_iter() {
-                    // An even side reaches one pixel further down and to the right.
-                    let near = |at: usize, centre: usize| {
-                        let gap = 2 * (at as isize - centre as isize) - 1 + (side % 2) as isize;
-                        gap.unsigned_abs() < side
-                    };
-                    let cut = near(place.2, centre.0) && near(place.3, centre.1);
-                    assert_eq!(*value == 0.0, cut, "side {side}, centre {centre:?}, {place:?}");
-                }
-            }
-        }
-    }
+    use crate::data::Augment;
 
     #[test]
     fn an_alternating_mirror_shows_each_image_both_ways_in_two_epochs() {
@@ -384,6 +275,43 @@ mod tests {
             assert_ne!(mirrored, &second[image], "image {image}");
         }
         assert_eq!(first, mirrored(2));
+    }
+
+    #[test]
+    fn an_image_is_mixed_with_the_next_as_it_was() {
+        for (channels, count) in [(1, 1), (3, 1), (1, 2), (3, 5), (4, 7)] {
+            let mut rng = Rng::new(count as u64);
+            let shape = Shape::Image { channels, height: 5, width: 7 };
+            let pixels = (0..count * channels * 35).map(|_| rng.next_u32() as u8).collect();
+            let source =
+                Labelled::new(shape, vec!["only".to_owned()], pixels, vec![0; count]).unwrap();
+            let (mean, deviation) = (vec![0.3; channels], vec![0.2; channels]);
+            let data = TrainingData {
+                train: Split::all(source.clone()),
+                validation: Split::all(source).first(0),
+                classes: vec!["only".to_owned()],
+                normalisation: Normalisation { mean, deviation },
+                augment: Augment { pad_crop: 2, mirror: Mirror::Random, cutout: 3, mixup: 0.4 },
+            };
+            let drawn = Batches::new(&data, count, &rng).next().unwrap();
+            let apart = Drawn { mixed: Vec::new(), ..drawn.clone() }.batch().images;
+            let mixed = drawn.batch().images;
+            let mut pixels = vec![f32::NAN; channels * 35];
+            for image in 0..count {
+                drawn.write(image, &mut pixels, Layout::Pixels);
+                let (next, own) = ((image + 1) % count, drawn.mixed[image].own as f32);
+                for channel in 0..channels {
+                    for (row, column) in (0..5).flat_map(|row| (0..7).map(move |x| (row, x))) {
+                        let of = |image| apart[[image, channel, row, column]];
+                        let expected = (own * of(image) + (1.0 - own) * of(next)).to_bits();
+                        let found = mixed[[image, channel, row, column]].to_bits();
+                        let other = pixels[(row * 7 + column) * channels + channel].to_bits();
+                        let place = (channels, count, image, channel, row, column);
+                        assert_eq!((found, other), (expected, expected), "{place:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

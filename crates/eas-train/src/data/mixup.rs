@@ -1,8 +1,7 @@
 //! Mixing images of a batch (Zhang, Cissé, Dauphin and Lopez-Paz, *mixup: beyond empirical risk
 //! minimization*, ICLR 2018): λ x + (1 − λ) x′ counts as λ of x's class and 1 − λ of that of x′.
 
-use eas_ir::{Images, Rng};
-use ndarray::{Axis, Zip};
+use eas_ir::Rng;
 
 use crate::engine::Mixed;
 
@@ -11,25 +10,6 @@ use crate::engine::Mixed;
 pub(super) fn mixed(labels: &[usize], own: impl Fn(usize) -> f64) -> Vec<Mixed> {
     let count = labels.len();
     (0..count).map(|image| Mixed { label: labels[(image + 1) % count], own: own(image) }).collect()
-}
-
-/// Mixes each image with the one that follows it, as [`mixed`] says; without that, none.
-pub(super) fn mix(images: &mut Images, mixed: &[Mixed]) {
-    let first = images.index_axis(Axis(0), 0).to_owned();
-    for (image, mixed) in mixed.iter().enumerate() {
-        let share = mixed.own as f32;
-        let (_, rest) = images.view_mut().split_at(Axis(0), image);
-        let (mut own, others) = rest.split_at(Axis(0), 1);
-        let own = own.index_axis_mut(Axis(0), 0);
-        // The next image isn't mixed yet.
-        let other = match others.is_empty() {
-            true => first.view(),
-            false => others.index_axis(Axis(0), 0),
-        };
-        Zip::from(own)
-            .and(other)
-            .for_each(|own, other| *own = share * *own + (1.0 - share) * other);
-    }
 }
 
 /// A share from the beta distribution Beta(α, α), α above 0.
@@ -80,26 +60,5 @@ mod tests {
             assert!((found / fourth - 1.0).abs() < 0.1, "alpha {alpha}: fourth moment {found}");
         }
         assert!((0..1000).all(|seed| share(1e-4, &mut Rng::new(seed)).is_finite()));
-    }
-
-    #[test]
-    fn an_image_is_mixed_with_the_next_as_it_was() {
-        for count in [1, 2, 5] {
-            let value = |place: (usize, usize, usize, usize)| (1 + place.0 * 10 + place.3) as f32;
-            let images = Images::from_shape_fn((count, 1, 1, 3), value);
-            let labels: Vec<usize> = (0..count).collect();
-            let own = |image| 0.25 * (image % 5) as f64;
-            let mixed = mixed(&labels, own);
-            let mut found = images.clone();
-            mix(&mut found, &mixed);
-            for ((image, _, _, column), found) in found.indexed_iter() {
-                let next = (image + 1) % count;
-                let share = own(image) as f32;
-                let expected = share * images[[image, 0, 0, column]]
-                    + (1.0 - share) * images[[next, 0, 0, column]];
-                assert!((found - expected).abs() < 1e-5, "image {image} of {count}");
-                assert_eq!(mixed[image], Mixed { label: next, own: own(image) });
-            }
-        }
     }
 }

@@ -20,6 +20,7 @@ mod mat;
 mod mixup;
 mod npz;
 mod options;
+mod placement;
 mod sheet;
 mod split;
 mod survey;
@@ -31,13 +32,14 @@ use std::path::{Path, PathBuf};
 
 use eas_ir::{DuplicatePlugin, Plugin, Registry, Shape};
 
-#[cfg(feature = "cuda")]
-pub(crate) use batches::Placement;
 pub use batches::{Batches, Drawn, calibration_images, normalise};
 pub use files::cache_folder;
 pub use image_file::{image_bytes, image_of, images_in, read_image};
 pub use labelled::Labelled;
 pub use options::{Augment, DataOptions, Mirror};
+pub(crate) use placement::Layout;
+#[cfg(feature = "cuda")]
+pub(crate) use placement::Placement;
 pub use sheet::contact_sheet;
 pub use split::{Split, TrainingData, normalisation_of, shared_images, split};
 pub use survey::{Survey, survey};
