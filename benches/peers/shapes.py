@@ -62,16 +62,16 @@ def eas(args, shape, threads):
 
 
 def peer(args, shape):
-    formats = [torch.contiguous_format, torch.channels_last]
-    found = [torch_times(shape, args.batch, args.seconds / 2, format) for format in formats]
+    layouts = [torch.contiguous_format, torch.channels_last]
+    found = [torch_times(shape, args.batch, args.seconds / 2, layout) for layout in layouts]
     return {direction: min(times[direction] for times in found) for direction in DIRECTIONS}
 
 
 @torch.no_grad()
-def torch_times(shape, batch, seconds, format):
+def torch_times(shape, batch, seconds, layout):
     channels, filters, side, kernel = map(int, shape.split("x"))
     padding = kernel // 2
-    make = lambda *size: torch.randn(size).contiguous(memory_format=format)
+    make = lambda *size: torch.randn(size).contiguous(memory_format=layout)
     images, weight = make(batch, channels, side, side), make(filters, channels, kernel, kernel)
     slopes = make(batch, filters, side, side)
 
@@ -91,7 +91,7 @@ def torch_times(shape, batch, seconds, format):
             began = time.perf_counter()
             work()
             times[direction].append(1e3 * (time.perf_counter() - began))
-    return {direction: statistics.median(list[2:]) for direction, list in times.items()}
+    return {direction: statistics.median(taken[2:]) for direction, taken in times.items()}
 
 
 if __name__ == "__main__":

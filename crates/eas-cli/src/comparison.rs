@@ -1,5 +1,6 @@
 //! What several runs of several controllers come to, side by side.
 
+use eas_ir::Count;
 use serde::Serialize;
 
 use crate::print::{percent, table};
@@ -215,7 +216,7 @@ impl Comparison {
         }
         let of_controllers = |text: &dyn Fn(&str) -> String| -> String {
             let texts = self.controllers.iter().map(|name| format!("{name} {}", text(name)));
-            texts.collect::<Vec<_>>().join(", ")
+            texts.collect::<Vec<_>>().join("; ")
         };
         let costs = of_controllers(&|name| {
             let ends = || {
@@ -224,13 +225,13 @@ impl Comparison {
             };
             let mean = |value: fn(&Point) -> f64| {
                 let values: Vec<f64> = ends().map(value).collect();
-                Summary::of(&values).map_or(0.0, |summary| summary.mean)
+                Count(Summary::of(&values).map_or(0.0, |summary| summary.mean) as u64)
             };
             format!(
-                "{:.0} trainings, {:.2}M images, {:.3}T multiply-accumulates",
+                "{} trainings, {} images, {} multiply-accumulates",
                 mean(|point| point.trainings as f64),
-                mean(|point| point.images) / 1e6,
-                mean(|point| point.macs) / 1e12,
+                mean(|point| point.images),
+                mean(|point| point.macs),
             )
         });
         let taus = of_controllers(&|name| {
@@ -243,7 +244,8 @@ impl Comparison {
         format!(
             "{}\n\nMean ± standard deviation over seeds. Behind: points of accuracy, with the paired \
              95 % confidence interval; what a controller found is compared with what {} found, the other \
-             rows with their controller's best network. Compute is that of the network's own line: the \
+             rows with their controller's best network. The best of a search is its best single training, \
+             luck included. Compute is that of the network's own line: the \
              search's is below.\nThe search, on average: {costs}.\nKendall's tau between inherited and \
              from-scratch validation accuracy of the best children, on average: {taus}",
             table(&rows),

@@ -1,6 +1,7 @@
 //! Drawings, as SVG.
 
 use anyhow::anyhow;
+use eas_ir::Count;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
@@ -8,6 +9,8 @@ use crate::comparison::{Comparison, Point};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (1200, 500);
+
+const FONT: (&str, u32) = ("sans-serif", 14);
 
 /// Okabe and Ito's colours, which eyes of all kinds tell apart, without the yellow one: it is faint as a
 /// line on white.
@@ -35,9 +38,9 @@ fn draw(comparison: &Comparison, text: &mut String) -> Drawn {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let (left, right) = root.split_horizontally(SIZE.0 / 2);
-    panel(comparison, &left, "images trained on, millions", |point| point.images / 1e6)?;
-    let macs = "multiply-accumulates of these, once forward, 10^12";
-    panel(comparison, &right, macs, |point| point.macs / 1e12)?;
+    panel(comparison, &left, "images trained on", |point| point.images)?;
+    let macs = "multiply-accumulates of these, each once forward";
+    panel(comparison, &right, macs, |point| point.macs)?;
     root.present()?;
     Ok(())
 }
@@ -64,7 +67,11 @@ fn panel(
     chart
         .configure_mesh()
         .x_desc(description)
+        .x_labels(6)
+        .x_label_formatter(&|cost| Count(*cost as u64).to_string())
         .y_desc("best validation accuracy so far, %")
+        .label_style(FONT)
+        .axis_desc_style(FONT)
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (number, controller) in comparison.controllers.iter().enumerate() {
@@ -81,7 +88,12 @@ fn panel(
             }
         }
     }
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+    chart
+        .configure_series_labels()
+        .label_font(FONT)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()?;
     Ok(())
 }
 

@@ -186,16 +186,8 @@ impl<'a, 'd> Search<'a, 'd> {
         self.dispatcher.set_deadline(self.schedule.deadline, self.schedule.given_up.clone());
         for stage in 0..self.plan.stages.len() {
             let Grown { mut children, mut reason } = self.stage(stage, &first, &ranking)?;
-            let promotion = self.plan.stages[stage].promotion;
             if reason == StopReason::Finished {
-                Grown { children, reason } = self.promote(stage, promotion, children)?;
-            } else if stage + 1 == self.plan.stages.len() {
-                // What the time was enough for is measured again all the same, or the luckiest would win;
-                // only the longer training is left out. Of an earlier stage nothing is, as the trials that
-                // it would take are those that it needs itself once it has more time.
-                self.dispatcher.set_deadline(None, BTreeSet::new());
-                let measured = Promotion { epochs: 0, ..promotion };
-                children = self.promote(stage, measured, children)?.children;
+                Grown { children, reason } = self.promote(stage, children)?;
             }
             ranking.extend(children);
             ranking.sort_by(Candidate::compare);
@@ -311,12 +303,8 @@ impl<'a, 'd> Search<'a, 'd> {
     /// Those children of a stage, best first, that go on. The best are trained again from their parents,
     /// with fresh seeds, so that what was good by luck alone is found out; whoever is best then is
     /// trained longer.
-    fn promote(
-        &mut self,
-        number: usize,
-        Promotion { candidates, seeds, epochs }: Promotion,
-        mut children: Vec<Candidate>,
-    ) -> anyhow::Result<Grown> {
+    fn promote(&mut self, number: usize, mut children: Vec<Candidate>) -> anyhow::Result<Grown> {
+        let Promotion { candidates, seeds, epochs } = self.plan.stages[number].promotion;
         let stopped = |children| Ok(Grown { children, reason: StopReason::Stopped });
         let id = |place: usize| TrialId(self.schedule.stages[number].promotion.0 + place as u32);
         let stream = self.rng.split("promote").split_index(number as u64);

@@ -96,11 +96,10 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) seeds: u64,
     /// What the stages of a run may take: training images of its children, all epochs counted, such as
-    /// 20M, or time, such as 30m, behind which the best are only trained again and finished [default: the
-    /// spec's batches]
+    /// 20M, or time, such as 30m, behind which nothing is promoted [default: the spec's batches]
     #[arg(long, value_name = "IMAGES|TIME", value_parser = budget)]
     pub(crate) budget: Option<Budget>,
-    /// Best children of each run to train from scratch, for Kendall's tau
+    /// Best children of each run, of as many epochs, to train from scratch, for Kendall's tau
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) ranked: usize,
     /// Folder of the comparison and its runs [default: runs/NAME-compared]

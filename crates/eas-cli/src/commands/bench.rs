@@ -27,8 +27,8 @@ use crate::print::{self, percent};
 const WARM_UP: usize = 2;
 /// Made-up images that a GPU trains on, about: as many as CIFAR-10 has, so that windows are as long as there.
 const GPU_IMAGES: usize = 45_000;
-/// Those of a processor, about: of CIFAR-10's size they take 30 MB, so that few of them are in its caches.
-const CPU_IMAGES: usize = 10_000;
+/// Bytes of those of a processor, about: 10,000 of CIFAR-10's size, so that few of them are in its caches.
+const CPU_BYTES: usize = 30_000_000;
 
 /// What was measured.
 #[derive(Serialize)]
@@ -190,7 +190,10 @@ fn measure(
     let engine = device.engine()?;
     let model = Model::initialise(network.clone(), &Rng::new(1))?;
     let images = match device {
-        Device::Cpu => CPU_IMAGES,
+        Device::Cpu => {
+            let (channels, height, width) = size(&model);
+            CPU_BYTES / (channels * height * width)
+        }
         Device::Cuda(_) => GPU_IMAGES,
     };
     let count = usize::from(args.side_by_side);

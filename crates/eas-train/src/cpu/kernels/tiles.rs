@@ -14,7 +14,8 @@ macro_rules! by_height {
     ($height:expr, $tile:ident::<$lanes:ident, $vectors:ident>($($argument:expr),*)) => {
         by_height!(@ $height, [8 7 6 5 4 3 2], $tile, $lanes, $vectors, ($($argument),*))
     };
-    (@ $height:expr, [$($rows:literal)*], $tile:ident, $lanes:ident, $vectors:ident, $arguments:tt) => {
+    (@ $height:expr, [$($rows:literal)*], $tile:ident, $lanes:ident, $vectors:ident, $arguments:tt) => {{
+        debug_assert!((1..=tallest::<$lanes>($vectors)).contains(&$height));
         match $height {
             // Taller ones than there are registers for would only be compiled.
             $($rows if const { tallest::<$lanes>($vectors) >= $rows } => {
@@ -22,7 +23,7 @@ macro_rules! by_height {
             })*
             _ => $tile::<$lanes, 1, $vectors> $arguments,
         }
-    };
+    }};
 }
 
 /// The most rows whose sums stay in registers beside a row of weights, the factor of a row and the mask
