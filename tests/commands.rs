@@ -98,7 +98,8 @@ fn one_seed_makes_one_search() {
 fn a_child_that_was_trained_before_repeats_the_known_result() {
     let folder = Folder::with_tiny_spec();
     // The space holds fewer networks than are proposed.
-    let settings = ["--set", "stage.0.batches=20", "--set", "final.compare=false"];
+    let settings = ["stage.0.batches=20", "stage.0.repeat=reuse", "final.compare=false"];
+    let settings = settings.into_iter().flat_map(|key| ["--set", key]);
     folder.eas(["search", "spec.toml", "--run", "run"].into_iter().chain(settings)).exits(0);
     let trials = found(&folder, "run");
     let trials = trials.as_array().unwrap();

@@ -67,22 +67,6 @@ fn a_search_uses_a_plugins_space_and_transform() {
         assert_eq!(child["certificate"]["verdict"], "preserved", "{child}");
         assert_eq!(child["ending"]["kind"], "trained", "{child}");
     }
-    // However the transform has policies decide about it.
-    for layers in ["some", "all"] {
-        let set = format!("transform.branch.layers={layers}");
-        eas(&[
-            "search",
-            "spec.toml",
-            "--run",
-            layers,
-            "--set",
-            &set,
-            "--set",
-            "final.compare=false",
-        ]);
-        let trials = eas(&["trials", layers, "--format", "json"]).json().to_string();
-        assert!(trials.contains("branch n"), "{layers}: {trials}");
-    }
     let best = eas(&["show", "run/best"]).stdout;
     assert!(best.contains("add [conv "), "{best}");
     let edit = "branch n3 with kernel 1";

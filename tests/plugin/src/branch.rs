@@ -20,26 +20,12 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Branch {
     /// Side of the branch's kernel, odd.
-    pub kernel: usize,
-    /// Which layers of a network get one in a step.
-    pub layers: Layers,
-}
-
-/// Which layers get a branch in a step: a transform decides by itself how a policy decides about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Layers {
-    /// One, which a policy picks by block and layer.
-    One,
-    /// Those that a policy says yes to, each by itself.
-    Some,
-    /// All of them.
-    All,
+    kernel: usize,
 }
 
 impl Default for Branch {
     fn default() -> Self {
-        Branch { kernel: 3, layers: Layers::One }
+        Branch { kernel: 3 }
     }
 }
 
@@ -48,8 +34,7 @@ inventory::submit! {
     TransformPlugin(Plugin::new(
         "branch",
         "a residual branch of one convolution that starts at zero",
-        "kernel = 3  # side of the branch's kernel, odd\n\
-         layers = \"one\"  # that get one in a step; \"some\": a policy decides about each; \"all\"\n",
+        "kernel = 3  # side of the branch's kernel, odd\n",
         |options| {
             let branch = parse_options::<Branch>(options)?;
             if branch.kernel % 2 == 0 {
@@ -67,15 +52,11 @@ fn is_site(node: &Node, shape: Shape) -> bool {
 }
 
 impl Transform for Branch {
-    /// Where a policy picks one layer of one block, the sizes of its softmaxes come from the space's limits,
+    /// A policy picks one layer of one block. The sizes of its softmaxes come from the space's limits,
     /// so that they stay as the network grows.
     fn decision(&self, space: &dyn SearchSpace) -> Decision {
         let limits = space.limits();
-        match self.layers {
-            Layers::One => Decision::OnePick { levels: vec![limits.blocks, limits.layers] },
-            Layers::Some => Decision::EachSite,
-            Layers::All => Decision::Always,
-        }
+        Decision::OnePick { levels: vec![limits.blocks, limits.layers] }
     }
 
     /// What exceeds the space's limits is left out by the caller; here, only what the levels of

@@ -4,14 +4,17 @@
 mod branch;
 mod pyramid;
 
-pub use branch::{Branch, Layers};
+pub use branch::Branch;
 pub use pyramid::Pyramid;
 
 #[cfg(test)]
 mod tests {
     use eas_controller::{Controller, Ending, Reinforce, ReinforceOptions, Scope, Trial, TrialId};
-    use eas_transform::ir::{Network, Rng};
-    use eas_transform::{Deepen, SearchSpace, Step, Transforms, Widen, grow_network, law};
+    use eas_transform::ir::{Network, NodeId, Rng};
+    use eas_transform::{
+        Candidate, Decision, Deepen, Patch, SearchSpace, Step, Target, Transform, Transforms,
+        Widen, grow_network, law,
+    };
 
     use super::*;
 
@@ -43,57 +46,91 @@ mod tests {
         }
     }
 
-    /// How many of these edits branch off the first block.
-    fn in_first_block(parent: &Network, steps: &[Step]) -> usize {
-        let block = |edit: &eas_transform::Edit| parent.node(edit.site)?.label.as_ref();
-        steps.iter().flatten().filter_map(block).filter(|label| label.block == 0).count()
+    /// Branches that a policy decides about otherwise.
+    #[derive(Debug)]
+    struct Decided(Branch, Decision);
+
+    impl Transform for Decided {
+        fn decision(&self, _: &dyn SearchSpace) -> Decision {
+            self.1.clone()
+        }
+
+        fn edits(&self, network: &Network, space: &dyn SearchSpace) -> Vec<Candidate> {
+            self.0.edits(network, space)
+        }
+
+        fn patch(
+            &self,
+            network: &Network,
+            site: NodeId,
+            target: Target,
+            rng: &mut Rng,
+        ) -> anyhow::Result<Patch> {
+            self.0.patch(network, site, target, rng)
+        }
+    }
+
+    /// How many of these edits branch off the first block, and how many there are.
+    fn in_first_block(parent: &Network, steps: &[Step]) -> (usize, usize) {
+        let block =
+            |edit: &eas_transform::Edit| Some(parent.node(edit.site)?.label.as_ref()?.block);
+        let good = steps.iter().flatten().filter(|edit| block(edit) == Some(0)).count();
+        (good, steps.iter().flatten().count())
+    }
+
+    /// For each batch, the share of branches that are off the first block, where those are good and all others
+    /// bad. The controller knows of the transform what it declares.
+    fn shares(transform: Box<dyn Transform>) -> Vec<f64> {
+        let transforms = Transforms::new([("branch".to_owned(), transform)]);
+        let space = Pyramid::default();
+        let parent = space.start(&law::problem()).unwrap();
+        let actions = ["branch x1".parse().unwrap()];
+        let scope = Scope {
+            space: &space,
+            transforms: &transforms,
+            actions: &actions,
+            batch: 8,
+            parent: &parent,
+        };
+        let options = ReinforceOptions { learning_rate: 2e-2, ..ReinforceOptions::default() };
+        let mut controller = Reinforce::new(options);
+        let mut batch = |number: u32| {
+            let stream = Rng::new(5).split_index(u64::from(number));
+            let proposals = controller.propose(&scope, 10, &stream).unwrap();
+            let trial = |(index, steps): (u32, Vec<Step>)| {
+                let (good, all) = in_first_block(&parent, &steps);
+                let accuracy = Some(0.5 + 0.2 * good as f64 - 0.1 * (all - good) as f64);
+                let network = grow_network(&parent, &steps, &transforms).unwrap();
+                let (id, ending) = (TrialId(10 * number + index + 1), Ending::Trained { accuracy });
+                Trial::once(id, TrialId(0), steps, network.fingerprint(), ending)
+            };
+            let steps = proposals.into_iter().map(|proposal| proposal.steps);
+            let trials: Vec<Trial> = (0..).zip(steps).map(trial).collect();
+            controller.observe(&scope, &trials).unwrap();
+            let steps: Vec<Step> = trials.into_iter().flat_map(|trial| trial.steps).collect();
+            let (good, all) = in_first_block(&parent, &steps);
+            good as f64 / all.max(1) as f64
+        };
+        (0..40).map(&mut batch).collect()
     }
 
     #[test]
     fn the_papers_controller_learns_where_to_branch_off() {
-        for layers in [Layers::One, Layers::Some] {
-            let branch = Branch { layers, ..Branch::default() };
-            let transforms = Transforms::new([("branch".to_owned(), Box::new(branch) as _)]);
-            let space = Pyramid::default();
-            let parent = space.start(&law::problem()).unwrap();
-            let actions = ["branch x1".parse().unwrap()];
-            let scope = Scope {
-                space: &space,
-                transforms: &transforms,
-                actions: &actions,
-                batch: 8,
-                parent: &parent,
-            };
-            let options = ReinforceOptions { learning_rate: 2e-2, ..ReinforceOptions::default() };
-            let mut controller = Reinforce::new(options);
-            // A branch off the first block is good, any other is bad.
-            let judge = |steps: &[Step]| {
-                let (good, all) = (in_first_block(&parent, steps), steps.iter().flatten().count());
-                0.5 + 0.2 * good as f64 - 0.1 * (all - good) as f64
-            };
-            let mut shares = Vec::new();
-            for number in 0..40 {
-                let stream = Rng::new(5).split_index(number);
-                let proposals = controller.propose(&scope, 10, &stream).unwrap();
-                let trial = |(index, steps): (u32, Vec<Step>)| {
-                    let network = grow_network(&parent, &steps, &transforms).unwrap();
-                    let ending = Ending::Trained { accuracy: Some(judge(&steps)) };
-                    let id = TrialId(10 * number as u32 + index + 1);
-                    Trial::once(id, TrialId(0), steps, network.fingerprint(), ending)
-                };
-                let steps = proposals.into_iter().map(|proposal| proposal.steps);
-                let trials: Vec<Trial> = (0..).zip(steps).map(trial).collect();
-                let (mut good, mut all) = (0, 0);
-                for trial in &trials {
-                    good += in_first_block(&parent, &trial.steps);
-                    all += trial.steps.iter().flatten().count();
-                }
-                shares.push(good as f64 / all.max(1) as f64);
-                controller.observe(&scope, &trials).unwrap();
-            }
-            let of = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
-            let (first, last) = (of(&shares[..5]), of(&shares[35..]));
-            assert!(first < 0.6 && last > 0.9, "{layers:?}: {shares:?}");
+        let each_site = Decided(Branch::default(), Decision::EachSite);
+        for (name, transform) in [
+            ("one pick", Box::new(Branch::default()) as Box<dyn Transform>),
+            ("each site", Box::new(each_site)),
+        ] {
+            let shares = shares(transform);
+            let last = shares[35..].iter().sum::<f64>() / 5.0;
+            assert!(shares[0] < 0.6 && last > 0.9, "{name}: {shares:?}");
         }
+    }
+
+    #[test]
+    fn what_is_always_done_is_done_to_every_layer() {
+        let always = Decided(Branch::default(), Decision::Always);
+        let shares = shares(Box::new(always));
+        assert_eq!(shares, [1.0 / 3.0; 40], "one of three blocks");
     }
 }
