@@ -100,8 +100,9 @@ fn draw_step(
             let logits: Vec<f64> = logits.flatten_all()?.to_vec1()?;
             let draw = |(index, episode): (usize, &mut Episode)| {
                 let rng = &mut episode.rng;
+                let standing = standing(&episode.network, &read[index]);
                 every_site(scope, &mut episode.network, transform, &mut |edit| {
-                    let token = token_of(&read[index], edit.site);
+                    let token = standing.get(&edit.site).copied();
                     sample(&[0.0, logits[encoding.row(index, token)]], &[0, 1], rng) == 1
                 })
             };
@@ -138,9 +139,25 @@ fn ids(tokens: &[Token]) -> Vec<usize> {
     tokens.iter().map(|token| token.id).collect()
 }
 
-/// The position of the token that stands for a site.
-fn token_of(tokens: &[Token], site: NodeId) -> Option<usize> {
-    tokens.iter().position(|token| token.site == Some(site))
+/// The positions of the tokens that stand for sites: a site's own, or else that of its layer, the nodes of
+/// one label.
+fn standing(network: &Network, tokens: &[Token]) -> BTreeMap<NodeId, usize> {
+    let mut own = BTreeMap::new();
+    let mut of_layer = BTreeMap::new();
+    let label = |site: NodeId| network.node(site)?.label.as_ref();
+    for (position, token) in tokens.iter().enumerate() {
+        let Some(site) = token.site else { continue };
+        own.entry(site).or_insert(position);
+        if let Some(label) = label(site) {
+            of_layer.entry(label).or_insert(position);
+        }
+    }
+    for node in network.nodes() {
+        if let Some(position) = node.label.as_ref().and_then(|label| of_layer.get(label)) {
+            own.entry(node.id).or_insert(*position);
+        }
+    }
+    own
 }
 
 /// Whether choices lie in the tree that a transform declares.
@@ -186,9 +203,10 @@ pub(super) fn recall(
             Decision::Always => take_all(scope, &mut network, transform)?,
             Decision::EachSite => {
                 let mut sites = Vec::new();
+                let standing = standing(&network, &read);
                 let made = every_site(scope, &mut network, transform, &mut |edit| {
                     let take = step.contains(edit);
-                    sites.push((token_of(&read, edit.site), take));
+                    sites.push((standing.get(&edit.site).copied(), take));
                     take
                 })?;
                 choices = Some(Choices::Sites(sites));
