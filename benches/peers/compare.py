@@ -6,9 +6,10 @@ bf16 too.
                       [--modes f32,channels_last,compile] [--pairs 5] [--seconds 3] [--fastest]
                       [--side-by-side 2]
 
-With --side-by-side, processes of one thread, whatever --threads, are compared with as many at once: the sum of their rates over the rate
-of one alone. They are started together and rates are those of the median step, so that it matters little that one
-begins or ends before another where --seconds are many times as long as a start: 15 or more.
+With --side-by-side, one process of one thread, whatever --threads, is compared with so many at once: the sum of
+their rates over the rate of one alone. They are started together and rates are those of the median step, so that
+it matters little that one begins or ends before another where --seconds are many times as long as a start: 15 or
+more.
 
 EAS trains on batches that it draws, crops and mirrors on the way; PyTorch trains on one batch that is there.
 PyTorch must be installed for the Python that runs this script.

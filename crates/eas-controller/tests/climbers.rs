@@ -7,16 +7,9 @@ use eas_controller::{
 use eas_ir::{Network, Rng, cost};
 use eas_transform::{Step, grow_network};
 
-use crate::settings::Setting;
+use crate::settings::{Setting, controller};
 
 const NAMES: [&str; 2] = ["evolution", "hill_climb"];
-
-fn controller(name: &str) -> Box<dyn Controller> {
-    let table = toml::de::DeTable::parse("").unwrap();
-    let (span, table) = (table.span(), table.into_inner());
-    let options = toml::Spanned::new(span, toml::de::DeValue::Table(table));
-    controllers().unwrap().get(name).unwrap().build(options).unwrap().implementation
-}
 
 /// A batch of trials of what a controller proposes, as accurate as `judge` says.
 fn batch(

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use eas_controller::{
     Action, Assignment, Batches, Controller, Ending, Evaluator, Event, Halving, Outcome, Proposal,
-    Random, Repeat, Scope, StopReason, Trial, TrialId, controllers, pick_one, search,
+    Random, Repeat, Scope, StopReason, Trial, TrialId, pick_one, search,
 };
 use eas_ir::{Network, NodeId, Rng};
 use eas_transform::{
     Candidate, Decision, Deepen, Patch, SearchSpace, Target, Transform, Transforms,
 };
 
-use crate::settings::Setting;
+use crate::settings::{Setting, controller};
 
 /// Judges a network by its fingerprint alone, and hands outcomes back in an order of its own.
 #[derive(Default)]
@@ -298,12 +298,7 @@ fn paths_that_end_at_different_levels_are_refused_by_every_controller() {
         Transforms::new([("ragged".to_owned(), Box::new(Ragged(Deepen::default())) as _)]);
     let scope = setting.scope();
     for name in ["random", "reinforce", "hill_climb", "evolution"] {
-        let table = toml::de::DeTable::parse("").unwrap();
-        let (span, table) = (table.span(), table.into_inner());
-        let options = toml::Spanned::new(span, toml::de::DeValue::Table(table));
-        let mut controller =
-            controllers().unwrap().get(name).unwrap().build(options).unwrap().implementation;
-        let error = controller.propose(&scope, 3, &Rng::new(1)).unwrap_err().to_string();
+        let error = controller(name).propose(&scope, 3, &Rng::new(1)).unwrap_err().to_string();
         let expected =
             "transform `ragged`: expected paths of one length, found 1 choices to an edit, and 3";
         assert!(error.starts_with(expected), "{name}: {error}");

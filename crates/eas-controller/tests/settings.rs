@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use eas_controller::{Action, Scope};
+use eas_controller::{Action, Controller, Scope, controllers};
 use eas_ir::{Network, NodeId, Rng, Shape};
 use eas_transform::{
     AddBlock, Candidate, Decision, Deepen, DeepenDense, GrowKernel, Patch, Problem, Replicate,
@@ -89,4 +89,12 @@ pub(crate) fn transforms() -> Transforms {
 
 pub(crate) fn actions(list: &[&str]) -> Vec<Action> {
     list.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// A controller with its default options.
+pub(crate) fn controller(name: &str) -> Box<dyn Controller> {
+    let table = toml::de::DeTable::parse("").unwrap();
+    let (span, table) = (table.span(), table.into_inner());
+    let options = toml::Spanned::new(span, toml::de::DeValue::Table(table));
+    controllers().unwrap().get(name).unwrap().build(options).unwrap().implementation
 }

@@ -39,7 +39,7 @@ struct Measured {
     threads: usize,
     /// What products are computed in, while training.
     precision: Precision,
-    /// Whether the processor has no instructions for that, and computes the same sums more slowly.
+    /// Whether the processor has no instructions for that, and computes the same sums without them.
     emulated: bool,
     parameters: u64,
     /// Multiply-accumulates of an image, forward.
@@ -85,8 +85,7 @@ pub(super) fn run(args: &args::Bench) -> anyhow::Result<u8> {
     let emulated = device == Device::Cpu && precision(args) == Precision::Bf16 && !has_bf16();
     if emulated {
         print::note(
-            "this processor has no instructions for bf16 (AVX512-BF16): it computes the same sums more slowly, \
-             and f32 is faster here",
+            "this processor has no instructions for bf16 (AVX512-BF16): the same sums are computed without them",
         );
     }
     let (training, evaluation) = measure(args, &network, device, threads)?;
