@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::batch_norm::{block_moments, partial_size};
 use super::correlation::{Correlation, Geometry};
 use super::kernels::Isa;
-use super::memory::{Memory, Needs, Scratch, Setting};
+use super::matrix::Matrix;
+use super::memory::{Memory, Needs, Scratch, Setting, aligned};
 use super::paired::Paired;
 use super::plan::Input;
 use super::values::{Reader, Source, View};
@@ -100,19 +101,17 @@ impl Convolution {
         bias: Option<Parameter>,
         isa: Isa,
     ) -> Self {
-        let (single, paired) = match by_tiles(&geometry, isa) {
-            // Tiles themselves would lose too much by bf16.
-            Some(tiles) => {
-                let paired = is_faster_in_pairs(&geometry).then(|| Paired::both(&geometry, isa));
-                (tiles, paired.flatten())
-            }
-            None => {
-                let forward = Correlation::forward(&geometry, isa);
-                let backward = Correlation::backward(&geometry, isa);
-                let single: [Box<dyn Method>; 2] = [Box::new(forward), Box::new(backward)];
-                (single, Paired::both(&geometry, isa))
-            }
+        let tiles = by_tiles(&geometry, isa);
+        let units = isa.has_matrix_units().then(|| Matrix::both(&geometry)).flatten();
+        // Tiles themselves would lose too much by bf16.
+        let paired = match (units, &tiles) {
+            (None, Some(_)) if !is_faster_in_pairs(&geometry) => None,
+            (units, _) => units.or_else(|| Paired::both(&geometry, isa)),
         };
+        let single = tiles.unwrap_or_else(|| {
+            let forward = Correlation::forward(&geometry, isa);
+            [Box::new(forward), Box::new(Correlation::backward(&geometry, isa))]
+        });
         Convolution { geometry, single, paired, weight, bias }
     }
 
@@ -151,12 +150,14 @@ impl Convolution {
         moments: bool,
     ) {
         let [forward, _] = self.methods(precision);
-        let weights = forward.pieces().total();
-        forward.pack(isa, self.weight.of(parameters), &mut memory.packed[..weights]);
+        let mut buffer = std::mem::take(&mut memory.packed);
+        let packed = &mut aligned(&mut buffer)[..forward.pieces().total()];
+        forward.pack(isa, self.weight.of(parameters), packed);
+        let packed = &*packed;
         let bias = self.bias.map(|bias| bias.of(parameters));
         let mut out = std::mem::take(&mut memory.values[output.buffer]);
         let mut partials = std::mem::take(&mut memory.partials);
-        let Memory { values, norms, packed, scratch, .. } = &*memory;
+        let Memory { values, norms, scratch, .. } = &*memory;
         let size = partial_size(self.geometry.filters);
         out[..batch * output.image()]
             .par_chunks_mut(forward.block() * output.image())
@@ -169,7 +170,6 @@ impl Convolution {
                 if let Some(bias) = bias {
                     output.pixels_mut(out).for_each(|pixel| pixel.copy_from_slice(bias));
                 }
-                let packed = &packed[..weights];
                 let to = (&mut out[output.offset..], output.stride);
                 forward.run(isa, scratch, &reader, packed, to, bias.is_some());
                 if moments {
@@ -181,6 +181,7 @@ impl Convolution {
             });
         memory.values[output.buffer] = out;
         memory.partials = partials;
+        memory.packed = buffer;
     }
 
     /// Computes the gradient of the input, if somebody wants it, and of the parameters.
@@ -203,10 +204,12 @@ impl Convolution {
         }
         if let Some(sink) = input.sink {
             let [_, backward] = self.methods(precision);
-            let weights = backward.pieces().total();
-            backward.pack(isa, self.weight.of(parameters), &mut memory.packed[..weights]);
+            let mut buffer = std::mem::take(&mut memory.packed);
+            let packed = &mut aligned(&mut buffer)[..backward.pieces().total()];
+            backward.pack(isa, self.weight.of(parameters), packed);
+            let packed = &*packed;
             let mut out = std::mem::take(&mut memory.slots[sink.view.buffer]);
-            let Memory { slots, norms, packed, scratch, .. } = &*memory;
+            let Memory { slots, norms, scratch, .. } = &*memory;
             let source = Source::plain(*slope);
             out[..batch * sink.view.image()]
                 .par_chunks_mut(backward.block() * sink.view.image())
@@ -216,10 +219,10 @@ impl Convolution {
                     let images = out.len() / sink.view.image();
                     let reader = source.reader(slots, norms, first..first + images);
                     let to = (&mut out[sink.view.offset..], sink.view.stride);
-                    let packed = &packed[..weights];
                     backward.run(isa, scratch, &reader, packed, to, sink.accumulate);
                 });
             memory.slots[sink.view.buffer] = out;
+            memory.packed = buffer;
         }
     }
 

@@ -7,6 +7,9 @@ use super::kernels::Isa;
 use super::plan::Plan;
 use crate::recipe::Precision;
 
+/// Numbers of a line of a cache.
+pub(super) const LINE: usize = 16;
+
 /// What every step of a pass is run with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
@@ -64,7 +67,7 @@ impl Memory {
         grow_all(&mut self.winners, &plan.winners, batch);
         let needs = plan.steps.iter().map(|step| step.needs(setting));
         let needs = needs.fold(Needs::default(), Needs::most);
-        grow(&mut self.packed, needs.packed);
+        grow(&mut self.packed, needs.packed + LINE);
         grow(&mut self.partials, needs.partials);
         self.scratch.reserve(needs.scratch);
     }
@@ -87,6 +90,12 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, size: usize) {
         *buffer = Vec::new();
         *buffer = vec![T::default(); size];
     }
+}
+
+/// The buffer from a line of the cache on, so that vectors and rows of tiles lie in one each.
+pub(super) fn aligned(buffer: &mut [f32]) -> &mut [f32] {
+    let skipped = buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(buffer.len());
+    &mut buffer[skipped..]
 }
 
 /// What a step needs besides values and gradients.
@@ -120,14 +129,14 @@ impl Scratch {
             self.buffers.resize_with(threads, Mutex::default);
         }
         for buffer in &mut self.buffers {
-            grow(buffer.get_mut().expect("no thread panicked with it"), size);
+            grow(buffer.get_mut().expect("no thread panicked with it"), size + LINE);
         }
     }
 
-    /// Calls `work` with this thread's buffer; work doesn't wait for other threads meanwhile.
+    /// Calls `work` with this thread's buffer, which begins at a line of the cache; work doesn't wait for other threads meanwhile.
     pub(super) fn with<R>(&self, work: impl FnOnce(&mut [f32]) -> R) -> R {
         let thread = rayon::current_thread_index().unwrap_or(0);
         let buffer = &self.buffers[thread % self.buffers.len()];
-        work(&mut buffer.lock().expect("no thread panicked with it"))
+        work(aligned(&mut buffer.lock().expect("no thread panicked with it")))
     }
 }

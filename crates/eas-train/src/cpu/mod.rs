@@ -16,6 +16,7 @@ mod elementwise;
 mod images;
 mod kernels;
 mod loss;
+mod matrix;
 mod memory;
 mod paired;
 mod placement;

@@ -161,14 +161,18 @@ impl Window {
             let (rows, columns) = self.places(view, pixel / slope.width, pixel % slope.width);
             let groups = slopes.as_chunks::<N>().0.iter().zip(won.as_chunks::<N>().0);
             for (group, (slopes, won)) in groups.enumerate() {
+                // Copies, so that a slope is read whether or not it is given, without a branch.
+                let (slopes, won) = (*slopes, *won);
                 for y in rows.clone() {
                     for x in columns.clone() {
                         let place = y * view.width + x;
                         let to = &mut out[place * view.stride + view.offset + group * N..];
                         let to = to.first_chunk_mut::<N>().expect("a pixel has all channels");
+                        let mut sums = *to;
                         for c in 0..N {
-                            to[c] += if won[c] == place as u32 { slopes[c] } else { 0.0 };
+                            sums[c] += if won[c] == place as u32 { slopes[c] } else { 0.0 };
                         }
+                        *to = sums;
                     }
                 }
             }

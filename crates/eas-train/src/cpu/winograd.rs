@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::convolution::{Method, Pieces};
 use super::correlation::{Geometry, PackedShape, Stage, stages};
 use super::kernels::{Columns, Factors, Isa, Rows, Run};
-use super::memory::Scratch;
+use super::memory::{LINE, Scratch};
 use super::values::Reader;
 use super::windows::Windows;
 
@@ -39,9 +39,6 @@ const WEIGHT_LANES: usize = 8;
 /// Channels and filters that make it worth the while: so many at least, a multiple of so many.
 const FEWEST: usize = 32;
 const MULTIPLE: usize = 16;
-
-/// Numbers of a line of a cache.
-const LINE: usize = 16;
 
 /// Multiply-adds that take as long as making one value of a tile, or using one. Estimated: in a profile of a
 /// network of 96 to 256 filters, products were 53 % of the time.

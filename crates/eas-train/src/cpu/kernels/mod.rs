@@ -8,12 +8,14 @@
 #![expect(unsafe_code, reason = "intrinsics, and pointers whose bounds are checked once a panel")]
 
 mod lanes;
+pub(super) mod matrix;
 pub(super) mod pairs;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
 use lanes::{Lanes, Portable, PortablePairs};
+use matrix::Tiles;
 
 /// Vectors that a tile is wide at most.
 pub(super) const WIDEST: usize = 3;
@@ -21,6 +23,12 @@ pub(super) const WIDEST: usize = 3;
 /// Which instructions the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
+    /// AVX-512 with BF16, and matrix units.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx,
+    /// Plain loops for all, matrix units' work too.
+    #[cfg(test)]
+    PortableMatrix,
     /// AVX-512 with BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
@@ -100,6 +108,10 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq");
             if has_avx2 && has_avx512 {
                 let has_bf16 = is_x86_feature_detected!("avx512bf16");
+                #[cfg(target_os = "linux")]
+                if has_bf16 && matrix::is_available() {
+                    return Isa::Amx;
+                }
                 return if has_bf16 { Isa::Avx512Bf16 } else { Isa::Avx512 };
             }
             if has_avx2 {
@@ -112,16 +124,60 @@ impl Isa {
     /// All that this machine has, the best first.
     #[cfg(test)]
     pub(super) fn available() -> Vec<Self> {
-        #[cfg(target_arch = "x86_64")]
-        let all = vec![Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
-        #[cfg(not(target_arch = "x86_64"))]
-        let all = vec![Isa::Portable];
+        let all = [
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Isa::Amx,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2,
+            Isa::Portable,
+            Isa::PortableMatrix,
+        ];
         all.into_iter().skip_while(|isa| *isa != Isa::detect()).collect()
+    }
+
+    /// Whether convolutions in bf16 are cut for matrix units.
+    pub(super) fn has_matrix_units(self) -> bool {
+        match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Isa::Amx => true,
+            #[cfg(test)]
+            Isa::PortableMatrix => true,
+            _ => false,
+        }
+    }
+
+    /// The instructions beside matrix units.
+    fn vectors(self) -> Self {
+        match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Isa::Amx => Isa::Avx512Bf16,
+            #[cfg(test)]
+            Isa::PortableMatrix => Isa::Portable,
+            vectors => vectors,
+        }
+    }
+
+    /// Computes a product of tiles: by matrix units where there are some.
+    ///
+    /// # Panics
+    /// Where the job reaches beyond its slices.
+    pub(super) fn tiles(self, mut job: Tiles<'_>) {
+        job.check();
+        match self {
+            // SAFETY: the bounds were checked, and the instruction set was detected.
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Isa::Amx => unsafe { matrix::multiply(&mut job) },
+            _ => job.multiply(),
+        }
     }
 
     /// The width of vectors for rows of `width` numbers.
     pub(super) fn lanes(self, width: usize) -> usize {
-        match self {
+        match self.vectors() {
             // Eight lanes where sixteen would leave half a vector empty.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 if width.div_ceil(8).is_multiple_of(2) || width > 64 => {
@@ -129,21 +185,21 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => 8,
-            Isa::Portable => Portable::COUNT,
+            _ => Portable::COUNT,
         }
     }
 
     /// Runs plain loops compiled for these instructions: those that are inlined into `work`, so it and
     /// what it calls say `#[inline(always)]`.
     pub(super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        match self {
+        match self.vectors() {
             // SAFETY: the instruction set was detected.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 => unsafe { x86::run_avx512(work) },
             // SAFETY: the instruction set was detected.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { x86::run_avx2(work) },
-            Isa::Portable => work(),
+            _ => work(),
         }
     }
 
@@ -161,7 +217,7 @@ impl Isa {
         check_width(job.width, job.vectors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (job.factors, self, job.lanes) {
+            match (job.factors, self.vectors(), job.lanes) {
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, 16) => x86::rows_avx512(&mut job),
                 #[cfg(target_arch = "x86_64")]
@@ -170,7 +226,7 @@ impl Isa {
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx2, _) => x86::rows_avx2(&mut job),
-                (Factors::Single, Isa::Portable, _) => tiles::rows::<Portable>(&mut job),
+                (Factors::Single, _, _) => tiles::rows::<Portable>(&mut job),
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Pairs, Isa::Avx512Bf16, 16) => x86::rows_pairs(&mut job),
                 #[cfg(target_arch = "x86_64")]
@@ -181,7 +237,7 @@ impl Isa {
                 (Factors::Pairs, Isa::Avx512, _) => x86::rows_half_split(&mut job),
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Pairs, Isa::Avx2, _) => x86::rows_avx2_pairs(&mut job),
-                (Factors::Pairs, Isa::Portable, _) => tiles::rows::<PortablePairs>(&mut job),
+                (Factors::Pairs, _, _) => tiles::rows::<PortablePairs>(&mut job),
             }
         }
     }
@@ -199,7 +255,7 @@ impl Isa {
         check_width(job.width, job.vectors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (job.factors, self, job.lanes) {
+            match (job.factors, self.vectors(), job.lanes) {
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, 16) => {
                     x86::columns_avx512(&mut job)
@@ -210,7 +266,7 @@ impl Isa {
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx2, _) => x86::columns_avx2(&mut job),
-                (Factors::Single, Isa::Portable, _) => tiles::columns::<Portable>(&mut job),
+                (Factors::Single, _, _) => tiles::columns::<Portable>(&mut job),
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Pairs, Isa::Avx512Bf16, 16) => x86::columns_pairs(&mut job),
                 #[cfg(target_arch = "x86_64")]
@@ -221,7 +277,7 @@ impl Isa {
                 (Factors::Pairs, Isa::Avx512, _) => x86::columns_half_split(&mut job),
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Pairs, Isa::Avx2, _) => x86::columns_avx2_pairs(&mut job),
-                (Factors::Pairs, Isa::Portable, _) => tiles::columns::<PortablePairs>(&mut job),
+                (Factors::Pairs, _, _) => tiles::columns::<PortablePairs>(&mut job),
             }
         }
     }
