@@ -1,10 +1,12 @@
 """Runs `eas bench` and PyTorch in turn, as whole processes, and prints the ratio of images a second:
-the median of the pairs, against the best of PyTorch's modes. Where all of these are bf16, eas computes in
+the median of the pairs, against the best of PyTorch's modes, which one process runs in turn; memory is that of the first. Where all of these are bf16, eas computes in
 bf16 too.
 
     python compare.py [--eas PATH] [--networks A,B] [--batches 64,128] [--threads 1,2]
-                      [--modes f32,channels_last,compile] [--pairs 5] [--seconds 3] [--fastest]
+                      [--modes f32,channels_last,compile] [--pairs 5] [--minutes M] [--seconds 3] [--fastest]
                       [--side-by-side 2]
+
+Pairs of all cases come in turn, and none begins after so many minutes.
 
 With --side-by-side, one process of one thread, whatever --threads, is compared with so many at once: the sum of
 their rates over the rate of one alone. They are started together and rates are those of the median step, so that
@@ -16,10 +18,12 @@ PyTorch must be installed for the Python that runs this script.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -47,6 +51,7 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--modes", default="f32,channels_last,compile")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument(
         "--fastest",
@@ -56,13 +61,20 @@ def main():
     parser.add_argument("--side-by-side", type=int, default=0, metavar="N")
     args = parser.parse_args()
     args.rate = "fastest_images_per_second" if args.fastest else "images_per_second"
-    for network in args.networks.split(","):
-        for batch in args.batches.split(","):
-            if args.side_by_side:
-                side_by_side(args, network, batch)
-                continue
-            for threads in args.threads.split(","):
-                compare(args, network, batch, threads)
+    lists = args.networks.split(","), args.batches.split(",")
+    if args.side_by_side:
+        for network, batch in itertools.product(*lists):
+            side_by_side(args, network, batch)
+        return
+    cases = {case: [] for case in itertools.product(*lists, args.threads.split(","))}
+    end = time.monotonic() + 60 * args.minutes
+    for _, (case, pairs) in itertools.product(range(args.pairs), cases.items()):
+        if time.monotonic() < end:
+            ours, peer = commands(args, *case)
+            pairs.append((run(ours), run([*peer, "--modes", args.modes])))
+    for case, pairs in cases.items():
+        if pairs:
+            report(args, case, pairs)
 
 
 def commands(args, network, batch, threads):
@@ -77,38 +89,35 @@ def commands(args, network, batch, threads):
 def side_by_side(args, network, batch):
     count, modes = args.side_by_side, args.modes.split(",")
     ours, peer = commands(args, network, batch, "1")
-    runs = {"eas": ours} | {mode: [*peer, "--mode", mode] for mode in modes}
-    found = {name: [] for name in runs}
+    runs = {"eas": ours} | {mode: [*peer, "--modes", mode] for mode in modes}
+    rate = lambda name, found: (found if name == "eas" else found[name])[args.rate]
+    gains = {name: [] for name in runs}
     for _ in range(args.pairs):
         for name, command in runs.items():
-            alone = run(command)[args.rate]
-            rates = [process[args.rate] for process in together(command, count)]
-            found[name].append(sum(rates) / alone)
+            alone = rate(name, run(command))
+            gains[name].append(sum(rate(name, found) for found in together(command, count)) / alone)
     row = [f"{network:9} batch {batch:>3}  {count} processes over one"]
     row += [
-        f"{name} {statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f})"
-        for name, gains in found.items()
+        f"{name} {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+        for name, found in gains.items()
     ]
     print("  ".join(row), flush=True)
 
 
-def compare(args, network, batch, threads):
+def report(args, case, pairs):
+    network, batch, threads = case
     modes = args.modes.split(",")
-    ours, peer = commands(args, network, batch, threads)
-    eas, torch, ratios = [], {mode: [] for mode in modes}, []
-    for _ in range(args.pairs):
-        eas.append(run(ours))
-        for mode in modes:
-            torch[mode].append(run([*peer, "--mode", mode]))
-        best = max(torch[mode][-1][args.rate] for mode in modes)
-        ratios.append(eas[-1][args.rate] / best)
-    rate = lambda runs: statistics.median(r[args.rate] for r in runs)
-    memory = lambda runs: min(r["peak_memory_bytes"] for r in runs) >> 20
-    row = [f"{network:9} batch {batch:>3} threads {threads}", f"eas {rate(eas):8.0f}"]
-    row += [f"{mode} {rate(torch[mode]):8.0f}" for mode in modes]
+    ratios = [
+        eas[args.rate] / max(peer[mode][args.rate] for mode in modes) for eas, peer in pairs
+    ]
+    median = lambda of: statistics.median(of(*pair)[args.rate] for pair in pairs)
+    memory = lambda of: min(of(*pair)["peak_memory_bytes"] for pair in pairs) >> 20
+    row = [f"{network:9} batch {batch:>3} threads {threads}"]
+    row += [f"eas {median(lambda eas, _: eas):8.0f}"]
+    row += [f"{mode} {median(lambda _, peer: peer[mode]):8.0f}" for mode in modes]
     row += [
-        f"ratio {statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-        f"MiB {memory(eas)} / {min(memory(torch[mode]) for mode in modes)}",
+        f"ratio {statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f}, pairs: {len(pairs)})",
+        f"MiB {memory(lambda eas, _: eas)} / {memory(lambda _, peer: peer[modes[0]])}",
     ]
     print("  ".join(row), flush=True)
 

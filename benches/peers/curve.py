@@ -2,12 +2,13 @@
 CIFAR-10 images, and prints how far apart their training losses are, beside how far apart PyTorch is from
 itself at one thread and at two.
 
-    EAS_DATA=DIR python curve.py [--networks A,B] [--example PATH]
+    EAS_DATA=DIR python curve.py [--networks A,B] [--seeds 1,2] [--example PATH]
 
 PATH is the program that `cargo build --release -p eas-train --example curve` makes.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -46,9 +47,9 @@ def tensors(path):
         yield name, values.reshape(entry["shape"])
 
 
-def ours(example, network, out, threads):
+def ours(example, network, out, seed, threads):
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    command = [str(example), str(network), str(out)]
+    command = [str(example), str(network), str(out), seed]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return [float(line) for line in done.stdout.split()]
 
@@ -84,15 +85,16 @@ def theirs(network, out, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default="released,paper,wide,densenet")
+    parser.add_argument("--seeds", default="1")
     parser.add_argument("--example", default=HERE.parents[1] / "target/release/examples/curve")
     args = parser.parse_args()
-    for name in args.networks.split(","):
+    for name, seed in itertools.product(args.networks.split(","), args.seeds.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             out, network = Path(folder) / name, NETWORKS / f"{name}.toml"
-            eas = ours(args.example, network, out, 1)
-            same = eas == ours(args.example, network, out, 2)
+            eas = ours(args.example, network, out, seed, 1)
+            same = eas == ours(args.example, network, out, seed, 2)
             one, two = theirs(network, out, 1), theirs(network, out, 2)
-        print(f"{name}: EAS is the same at one thread and two: {same}")
+        print(f"{name}, seed {seed}: EAS is the same at one thread and two: {same}")
         for epoch, (a, b, c) in enumerate(zip(eas, one, two), 1):
             bound = max(2 * abs(b - c), 0.02 * b)
             verdict = "within" if abs(a - b) <= bound else "BEYOND"

@@ -1,8 +1,8 @@
-"""Trains steps of a network file in PyTorch and prints images a second.
+"""Trains steps of a network file in PyTorch and prints images a second, in each of some modes in turn.
 
-    python peer.py NETWORK.toml [--batch N] [--threads N] [--mode MODE] [--seconds S]
+    python peer.py NETWORK.toml [--batch N] [--threads N] [--modes A,B] [--seconds S]
 
-Modes: f32 (NCHW), channels_last, compile (channels_last through torch.compile), bf16 (autocast,
+Peak memory is the process's until a mode's end. Modes: f32 (NCHW), channels_last, compile (channels_last through torch.compile), bf16 (autocast,
 channels_last), bf16_compile.
 """
 
@@ -113,18 +113,22 @@ def main():
     parser.add_argument("network")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--mode", default="channels_last")
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--modes", default="channels_last")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each mode")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    print(json.dumps({mode: measure(args, mode) for mode in args.modes.split(",")}))
+
+
+def measure(args, mode):
     torch.manual_seed(1)
     model = Graph(args.network)
     shape = model.input_shape
     images = torch.randn(args.batch, shape["channels"], shape["height"], shape["width"])
-    if args.mode != "f32":
+    if mode != "f32":
         model = model.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-    run = torch.compile(model) if args.mode in ("compile", "bf16_compile") else model
+    run = torch.compile(model) if mode in ("compile", "bf16_compile") else model
     labels = torch.randint(0, 10, (args.batch,))
     optimiser = torch.optim.SGD(
         model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4, nesterov=True
@@ -132,27 +136,23 @@ def main():
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.mode.startswith("bf16")):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mode.startswith("bf16")):
             loss = functional.cross_entropy(run(images), labels)
         loss.backward()
         optimiser.step()
 
-    for _ in range(3):
+    for _ in range(2):
         step()
     times, started = [], time.perf_counter()
     while len(times) < 5 or time.perf_counter() - started < args.seconds:
         began = time.perf_counter()
         step()
         times.append(time.perf_counter() - began)
-    print(
-        json.dumps(
-            {
-                "images_per_second": args.batch / statistics.median(times),
-                "fastest_images_per_second": args.batch / min(times),
-                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            }
-        )
-    )
+    return {
+        "images_per_second": args.batch / statistics.median(times),
+        "fastest_images_per_second": args.batch / min(times),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! The training loss of each epoch, on 5,000 images of CIFAR-10 without augmentation, and all that another
 //! engine needs to train the same: the initial weights and the batches in their order.
 //! `benches/peers/curve.py` runs it:
-//! `EAS_DATA=DIR cargo run --release -p eas-train --example curve -- NETWORK.toml OUT`.
+//! `EAS_DATA=DIR cargo run --release -p eas-train --example curve -- NETWORK.toml OUT SEED`.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -17,9 +17,11 @@ const EPOCHS: usize = 3;
 #[expect(clippy::print_stdout, reason = "an example says what it found")]
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [network, out] = arguments.as_slice() else { bail!("expected NETWORK.toml OUT") };
+    let [network, out, seed] = arguments.as_slice() else {
+        bail!("expected NETWORK.toml OUT SEED")
+    };
     let out = Path::new(out);
-    let rng = Rng::new(1);
+    let rng = Rng::new(seed.parse()?);
     let model = Model::initialise(Network::load(Path::new(network))?, &rng.split("initialise"))?;
     let data = cifar10(&rng.split("data"))?;
     let recipe = Recipe {

@@ -44,6 +44,17 @@ pub(super) fn take_images(
             let images = images.as_standard_layout();
             let images = images.as_slice().expect("the layout is standard");
             out.zip(images.par_chunks(output.image())).for_each(|(out, image)| {
+                let mut planes = image.chunks_exact(output.area());
+                // The usual channels are written pixel by pixel.
+                if let (3, Some(red), Some(green), Some(blue)) =
+                    (output.stride, planes.next(), planes.next(), planes.next())
+                {
+                    let pixels = out.as_chunks_mut::<3>().0.iter_mut();
+                    for (((pixel, red), green), blue) in pixels.zip(red).zip(green).zip(blue) {
+                        *pixel = [*red, *green, *blue];
+                    }
+                    return;
+                }
                 for (channel, plane) in image.chunks_exact(output.area()).enumerate() {
                     for (pixel, value) in out.chunks_exact_mut(output.stride).zip(plane) {
                         pixel[channel] = *value;

@@ -576,7 +576,15 @@ fn transpose(square: &mut [[f32; SIDE]; SIDE]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{SIDE, transpose};
+    use eas_ir::Rng;
+
+    use super::{Matrix, SIDE, transpose};
+    use crate::cpu::convolution::Method;
+    use crate::cpu::correlation::{Correlation, Geometry};
+    use crate::cpu::kernels::Isa;
+    use crate::cpu::kernels::pairs::{pair, parts};
+    use crate::cpu::memory::Scratch;
+    use crate::cpu::values::{Source, View};
 
     #[test]
     fn rows_and_columns_are_swapped() {
@@ -587,5 +595,136 @@ mod tests {
             let expected: [f32; SIDE] = std::array::from_fn(|column| number(column, row));
             assert_eq!(*numbers, expected, "row {row}");
         }
+    }
+
+    /// Numbers that are bf16 already, so that products by matrix units are exact.
+    fn numbers(count: usize, rng: &mut Rng) -> Vec<f32> {
+        (0..count).map(|_| parts(pair(rng.normal() as f32, 0.0)).0).collect()
+    }
+
+    /// What a method makes of a block's images, added to what was there; and the gradient of its weight.
+    fn results(
+        isa: Isa,
+        methods: &[Box<dyn Method>; 2],
+        geometry: &Geometry,
+        [images, slopes, weight, before]: [&[f32]; 4],
+        count: usize,
+    ) -> [Vec<f32>; 3] {
+        let Geometry { channels, height, width, filters, .. } = *geometry;
+        let view = |channels, height, width| View {
+            buffer: 0,
+            offset: 0,
+            channels,
+            height,
+            width,
+            stride: channels,
+        };
+        let from = view(channels, height, width);
+        let out = view(filters, geometry.out_height(), geometry.out_width());
+        let mut scratch = Scratch::default();
+        scratch.reserve(methods.iter().map(|method| method.scratch()).max().unwrap());
+        // What an earlier step left there.
+        scratch.with(|scratch| scratch.fill(f32::NAN));
+        let [forward, backward] = methods;
+        let run = |method: &dyn Method, values: &[f32], view: View, to: View| {
+            let mut packed = vec![f32::NAN; method.pieces().total()];
+            method.pack(isa, weight, &mut packed);
+            let mut found = before[..count * to.image()].to_vec();
+            for first in (0..count).step_by(method.block()) {
+                let end = count.min(first + method.block());
+                let buffers = [values.to_vec()];
+                let reader = Source::plain(view).reader(&buffers, &[], first..end);
+                let found = &mut found[first * to.image()..end * to.image()];
+                method.run(isa, &scratch, &reader, &packed, (found, to.stride), true);
+            }
+            found
+        };
+        let found = run(forward.as_ref(), images, from, out);
+        let input_gradient = run(backward.as_ref(), slopes, out, from);
+        let size = forward.pieces().total();
+        let mut sums = vec![0.0; size];
+        for first in (0..count).step_by(forward.block()) {
+            let end = count.min(first + forward.block());
+            let buffers = [images.to_vec()];
+            let reader = Source::plain(from).reader(&buffers, &[], first..end);
+            let slopes = (&slopes[first * out.image()..end * out.image()], out.stride);
+            let pieces = forward.pieces();
+            for (piece, sums) in sums.chunks_mut(pieces.size).enumerate() {
+                forward.run_transposed(isa, &scratch, &reader, slopes, piece, sums);
+            }
+        }
+        let mut gradient = vec![f32::NAN; weight.len()];
+        forward.unpack(isa, &sums, &mut gradient);
+        [found, input_gradient, gradient]
+    }
+
+    #[test]
+    fn it_computes_what_direct_products_do_of_any_shape_and_number_of_images() {
+        let units = Isa::available().into_iter().filter(|isa| isa.has_matrix_units());
+        for (isa, seed) in units.flat_map(|isa| (0..60).map(move |seed| (isa, seed))) {
+            let mut rng = Rng::new(seed);
+            let kernel = [1, 2, 3, 5][rng.below(4)];
+            let side = [7, 8, 13, 16, 32][rng.below(5)];
+            let geometry = Geometry {
+                channels: [1, 2, 3, 5, 16, 17, 36, 50][rng.below(8)],
+                height: 5 + rng.below(4),
+                width: side,
+                filters: [12, 16, 17, 31, 32, 40, 65][rng.below(7)],
+                kernel,
+                stride: 1,
+                padding: rng.below(kernel),
+                groups: 1,
+            };
+            let count = 1 + rng.below(35);
+            let Geometry { channels, height, width, filters, .. } = geometry;
+            let images = numbers(count * channels * height * width, &mut rng);
+            let out = geometry.out_height() * geometry.out_width();
+            let slopes = numbers(count * filters * out, &mut rng);
+            let weight = numbers(filters * channels * kernel * kernel, &mut rng);
+            let before = numbers(images.len().max(slopes.len()), &mut rng);
+            let given = [&*images, &slopes, &weight, &before];
+            let direct: [Box<dyn Method>; 2] = [
+                Box::new(Correlation::forward(&geometry, isa)),
+                Box::new(Correlation::backward(&geometry, isa)),
+            ];
+            let expected = results(isa, &direct, &geometry, given, count);
+            let methods = Matrix::both(&geometry).expect("matrix units are put to use");
+            let found = results(isa, &methods, &geometry, given, count);
+            for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let largest = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
+                for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    let gap = (found - expected).abs() / largest;
+                    assert!(
+                        gap < 1e-5,
+                        "seed {seed}, {isa:?}, {count} images, {geometry:?}: result {which}, \
+                         place {place}: expected {expected}, found {found}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_leave_matrix_units_idle_is_left_to_others() {
+        let of = |change: fn(&mut Geometry)| {
+            let mut geometry = Geometry {
+                channels: 64,
+                height: 16,
+                width: 16,
+                filters: 64,
+                kernel: 3,
+                stride: 1,
+                padding: 1,
+                groups: 1,
+            };
+            change(&mut geometry);
+            Matrix::both(&geometry).is_some()
+        };
+        assert!(of(|_| ()));
+        assert!(!of(|geometry| geometry.filters = 8));
+        assert!(!of(|geometry| geometry.stride = 2));
+        assert!(!of(|geometry| geometry.groups = 2));
+        // Sixteen images side by side would take gigabytes.
+        assert!(!of(|geometry| (geometry.height, geometry.width) = (1000, 1001)));
     }
 }

@@ -123,7 +123,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    fn reserve(&mut self, size: usize) {
+    pub(super) fn reserve(&mut self, size: usize) {
         let threads = rayon::current_num_threads();
         if self.buffers.len() < threads {
             self.buffers.resize_with(threads, Mutex::default);

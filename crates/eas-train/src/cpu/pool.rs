@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use eas_ir::Mode;
 use rayon::prelude::*;
 
 use super::memory::{Memory, Setting};
@@ -18,20 +19,32 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The rows and columns of the image that a window holds.
+    /// Calls `work` with each output pixel, and the rows and columns of the image that its window holds.
     #[inline(always)]
-    fn places(&self, view: &View, y: usize, x: usize) -> (Range<usize>, Range<usize>) {
+    fn for_windows(
+        &self,
+        image: &View,
+        output: &View,
+        mut work: impl FnMut(usize, Range<usize>, Range<usize>),
+    ) {
         let along = |index: usize, size: usize, side: usize| {
             let start = index * self.stride;
             start.saturating_sub(self.padding)..(start + size - self.padding).min(side)
         };
-        (along(y, self.height, view.height), along(x, self.width, view.width))
+        for y in 0..output.height {
+            let rows = along(y, self.height, image.height);
+            for x in 0..output.width {
+                let columns = along(x, self.width, image.width);
+                work(y * output.width + x, rows.clone(), columns);
+            }
+        }
     }
 
-    /// Writes the largest value of each window, and its place in the image.
+    /// Writes the largest value of each window; in training, also its place in the image.
     pub(super) fn max(
         &self,
         Setting { isa, batch, .. }: Setting,
+        mode: Mode,
         memory: &mut Memory,
         input: &Input,
         output: &View,
@@ -42,31 +55,34 @@ impl Window {
         let Memory { values, norms, scratch, .. } = &*memory;
         let source = &input.source;
         let channels = output.channels;
-        out[..batch * output.image()]
-            .par_chunks_mut(output.image())
-            .zip(won.par_chunks_mut(output.area() * channels))
-            .enumerate()
-            .for_each(|(image, (out, won))| {
-                let reader = source.reader(values, norms, image..image + 1);
-                scratch.with(|scratch| {
-                    isa.run(
-                        #[inline(always)]
-                        || {
-                            let from = &mut scratch[..source.view.area() * channels];
-                            reader.read(0, from);
-                            match channels {
-                                c if c % 16 == 0 => {
-                                    self.max_of::<16>(&source.view, from, output, out, won)
-                                }
-                                c if c % 4 == 0 => {
-                                    self.max_of::<4>(&source.view, from, output, out, won)
-                                }
-                                _ => self.max_of::<1>(&source.view, from, output, out, won),
+        let images = out[..batch * output.image()].par_chunks_mut(output.image()).enumerate();
+        let max_of = |image: usize, out: &mut [f32], won: &mut [u32]| {
+            let reader = source.reader(values, norms, image..image + 1);
+            scratch.with(|scratch| {
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        let from = &mut scratch[..source.view.area() * channels];
+                        reader.read(0, from);
+                        match channels {
+                            c if c % 16 == 0 => {
+                                self.max_of::<16>(&source.view, from, output, out, won)
                             }
-                        },
-                    );
-                });
+                            c if c % 4 == 0 => {
+                                self.max_of::<4>(&source.view, from, output, out, won)
+                            }
+                            _ => self.max_of::<1>(&source.view, from, output, out, won),
+                        }
+                    },
+                );
             });
+        };
+        match mode {
+            Mode::Evaluation => images.for_each(|(image, out)| max_of(image, out, &mut [])),
+            Mode::Training => images
+                .zip(won.par_chunks_mut(output.area() * channels))
+                .for_each(|((image, out), won)| max_of(image, out, won)),
+        }
         memory.values[output.buffer] = out;
         memory.winners[winners] = won;
     }
@@ -107,7 +123,8 @@ impl Window {
         memory.slots[sink.view.buffer] = out;
     }
 
-    /// The largest values of one image `from`, [pixel][channels], `N` channels at once.
+    /// The largest values of one image `from`, [pixel][channels], `N` channels at once; and their places, if there is
+    /// room for them.
     #[inline(always)]
     fn max_of<const N: usize>(
         &self,
@@ -118,32 +135,64 @@ impl Window {
         won: &mut [u32],
     ) {
         let channels = output.channels;
-        let pixels = output.pixels_mut(out).zip(won.chunks_exact_mut(channels));
-        for (pixel, (to, won)) in pixels.enumerate() {
-            let (rows, columns) = self.places(source, pixel / output.width, pixel % output.width);
-            let start = rows.start * source.width + columns.start;
-            let groups = to.as_chunks_mut::<N>().0.iter_mut().zip(won.as_chunks_mut::<N>().0);
-            for (group, (to, won)) in groups.enumerate() {
-                let values = |place: usize| {
-                    let values = &from[place * channels + group * N..];
-                    *values.first_chunk::<N>().expect("a pixel has all channels")
-                };
-                let (mut best, mut winner) = (values(start), [start as u32; N]);
-                for y in rows.clone() {
-                    for x in columns.clone() {
-                        let place = y * source.width + x;
-                        let values = values(place);
-                        for c in 0..N {
-                            // NaN wins, so that divergence shows.
-                            let wins = values[c] > best[c] || values[c].is_nan();
-                            best[c] = if wins { values[c] } else { best[c] };
-                            winner[c] = if wins { place as u32 } else { winner[c] };
+        // Two loops, so that places are not looked after where nobody wants them.
+        if won.is_empty() {
+            self.for_windows(
+                source,
+                output,
+                #[inline(always)]
+                |pixel, rows, columns| {
+                    let to = &mut out[pixel * output.stride + output.offset..][..channels];
+                    for (group, to) in to.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+                        let mut best = [f32::NEG_INFINITY; N];
+                        for y in rows.clone() {
+                            let row = y * source.width;
+                            let pixels = row + columns.start..row + columns.end;
+                            let pixels = &from[pixels.start * channels..pixels.end * channels];
+                            for values in pixels.chunks_exact(channels) {
+                                let values = &values[group * N..][..N];
+                                for c in 0..N {
+                                    let wins = wins(values[c], best[c]);
+                                    best[c] = if wins { values[c] } else { best[c] };
+                                }
+                            }
+                        }
+                        *to = best;
+                    }
+                },
+            );
+            return;
+        }
+        self.for_windows(
+            source,
+            output,
+            #[inline(always)]
+            |pixel, rows, columns| {
+                let first = (rows.start * source.width + columns.start) as u32;
+                let to = &mut out[pixel * output.stride + output.offset..][..channels];
+                let won = &mut won[pixel * channels..][..channels];
+                let groups = to.as_chunks_mut::<N>().0.iter_mut().zip(won.as_chunks_mut::<N>().0);
+                for (group, (to, won)) in groups.enumerate() {
+                    let (mut best, mut winner) = ([f32::NEG_INFINITY; N], [first; N]);
+                    for y in rows.clone() {
+                        let row = y * source.width;
+                        let pixels = row + columns.start..row + columns.end;
+                        let mut place = pixels.start as u32;
+                        let pixels = &from[pixels.start * channels..pixels.end * channels];
+                        for values in pixels.chunks_exact(channels) {
+                            let values = &values[group * N..][..N];
+                            for c in 0..N {
+                                let wins = wins(values[c], best[c]);
+                                best[c] = if wins { values[c] } else { best[c] };
+                                winner[c] = if wins { place } else { winner[c] };
+                            }
+                            place += 1;
                         }
                     }
+                    (*to, *won) = (best, winner);
                 }
-                (*to, *won) = (best, winner);
-            }
-        }
+            },
+        );
     }
 
     /// Adds the slopes of one image to their winners' places, `N` channels at once.
@@ -156,27 +205,34 @@ impl Window {
         view: &View,
         out: &mut [f32],
     ) {
-        let pixels = slope.pixels(slopes).zip(won.chunks_exact(slope.channels));
-        for (pixel, (slopes, won)) in pixels.enumerate() {
-            let (rows, columns) = self.places(view, pixel / slope.width, pixel % slope.width);
-            let groups = slopes.as_chunks::<N>().0.iter().zip(won.as_chunks::<N>().0);
-            for (group, (slopes, won)) in groups.enumerate() {
-                // Copies, so that a slope is read whether or not it is given, without a branch.
-                let (slopes, won) = (*slopes, *won);
-                for y in rows.clone() {
-                    for x in columns.clone() {
-                        let place = y * view.width + x;
-                        let to = &mut out[place * view.stride + view.offset + group * N..];
-                        let to = to.first_chunk_mut::<N>().expect("a pixel has all channels");
-                        let mut sums = *to;
-                        for c in 0..N {
-                            sums[c] += if won[c] == place as u32 { slopes[c] } else { 0.0 };
+        self.for_windows(
+            view,
+            slope,
+            #[inline(always)]
+            |pixel, rows, columns| {
+                let slopes = &slopes[pixel * slope.stride + slope.offset..][..slope.channels];
+                let won = &won[pixel * slope.channels..][..slope.channels];
+                let groups = slopes.as_chunks::<N>().0.iter().zip(won.as_chunks::<N>().0);
+                for (group, (slopes, won)) in groups.enumerate() {
+                    // Copies, so that a slope is read whether or not it is given, without a branch.
+                    let (slopes, won) = (*slopes, *won);
+                    for y in rows.clone() {
+                        let row = y * view.width;
+                        let pixels = row + columns.start..row + columns.end;
+                        let mut place = pixels.start as u32;
+                        let pixels = &mut out[pixels.start * view.stride..pixels.end * view.stride];
+                        for to in pixels.chunks_exact_mut(view.stride) {
+                            let to = &mut to[view.offset + group * N..][..N];
+                            for c in 0..N {
+                                let given = if won[c] == place { slopes[c] } else { 0.0 };
+                                to[c] += given;
+                            }
+                            place += 1;
                         }
-                        *to = sums;
                     }
                 }
-            }
-        }
+            },
+        );
     }
 
     /// Writes the mean of each window.
@@ -201,22 +257,26 @@ impl Window {
                         || {
                             let from = &mut scratch[..source.view.area() * channels];
                             reader.read(0, from);
-                            for (pixel, mean) in output.pixels_mut(out).enumerate() {
-                                let at = (pixel / output.width, pixel % output.width);
-                                let (rows, columns) = self.places(&source.view, at.0, at.1);
-                                let mean = &mut mean[..channels];
-                                mean.fill(0.0);
-                                for y in rows {
-                                    for x in columns.clone() {
-                                        let place = y * source.view.width + x;
-                                        let values = &from[place * channels..][..channels];
-                                        for c in 0..channels {
-                                            mean[c] += values[c];
+                            self.for_windows(
+                                &source.view,
+                                output,
+                                #[inline(always)]
+                                |pixel, rows, columns| {
+                                    let mean = &mut out[pixel * output.stride + output.offset..];
+                                    let mean = &mut mean[..channels];
+                                    mean.fill(0.0);
+                                    for y in rows {
+                                        for x in columns.clone() {
+                                            let place = y * source.view.width + x;
+                                            let values = &from[place * channels..][..channels];
+                                            for c in 0..channels {
+                                                mean[c] += values[c];
+                                            }
                                         }
                                     }
-                                }
-                                mean.iter_mut().for_each(|mean| *mean *= share);
-                            }
+                                    mean.iter_mut().for_each(|mean| *mean *= share);
+                                },
+                            );
                         },
                     );
                 });
@@ -247,25 +307,35 @@ impl Window {
                         if !sink.accumulate {
                             out.fill(0.0);
                         }
-                        for (pixel, slopes) in slope.pixels(slopes).enumerate() {
-                            let at = (pixel / slope.width, pixel % slope.width);
-                            let (rows, columns) = self.places(view, at.0, at.1);
-                            let slopes = &slopes[..channels];
-                            for y in rows {
-                                for x in columns.clone() {
-                                    let place = y * view.width + x;
-                                    let to =
-                                        &mut out[place * view.stride + view.offset..][..channels];
-                                    for c in 0..channels {
-                                        to[c] += share * slopes[c];
+                        self.for_windows(
+                            view,
+                            slope,
+                            #[inline(always)]
+                            |pixel, rows, columns| {
+                                let slopes = &slopes[pixel * slope.stride + slope.offset..];
+                                let slopes = &slopes[..channels];
+                                for y in rows {
+                                    for x in columns.clone() {
+                                        let place = y * view.width + x;
+                                        let to = &mut out[place * view.stride + view.offset..]
+                                            [..channels];
+                                        for c in 0..channels {
+                                            to[c] += share * slopes[c];
+                                        }
                                     }
                                 }
-                            }
-                        }
+                            },
+                        );
                     },
                 );
             },
         );
         memory.slots[sink.view.buffer] = out;
     }
+}
+
+/// Whether a value comes in place of the best one before it: NaN does, so that divergence shows.
+#[inline(always)]
+fn wins(value: f32, best: f32) -> bool {
+    value > best || value.is_nan()
 }

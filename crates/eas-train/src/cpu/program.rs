@@ -121,7 +121,7 @@ impl CpuProgram {
                 },
                 Work::Relu => {}
                 Work::MaxPool { window, winners } => {
-                    window.max(setting, memory, &step.inputs[0], output, *winners);
+                    window.max(setting, pass.mode, memory, &step.inputs[0], output, *winners);
                 }
                 Work::AveragePool(window) => {
                     window.average(setting, memory, &step.inputs[0], output);
