@@ -102,11 +102,12 @@ impl Convolution {
         isa: Isa,
     ) -> Self {
         let tiles = by_tiles(&geometry, isa);
-        let units = isa.has_matrix_units().then(|| Matrix::both(&geometry)).flatten();
         // Tiles themselves would lose too much by bf16.
-        let paired = match (units, &tiles) {
-            (None, Some(_)) if !is_faster_in_pairs(&geometry) => None,
-            (units, _) => units.or_else(|| Paired::both(&geometry, isa)),
+        let paired = match &tiles {
+            // Beside matrix units, a processor's other instructions for bf16 are no faster than those for f32.
+            _ if isa.has_matrix_units() => Matrix::both(&geometry),
+            Some(_) if !is_faster_in_pairs(&geometry) => None,
+            _ => Paired::both(&geometry, isa),
         };
         let single = tiles.unwrap_or_else(|| {
             let forward = Correlation::forward(&geometry, isa);

@@ -3,6 +3,8 @@
 //!
 //! The instructions are written as assembly, as Rust has no stable names for them.
 
+use super::pairs::parts;
+
 /// Rows of a tile, columns of a tile of sums, and pairs of a row of factors.
 pub(in super::super) const SIDE: usize = 16;
 
@@ -56,27 +58,32 @@ impl Tiles<'_> {
         assert!(c + self.width <= self.c.len(), "C has the rows");
     }
 
-    /// The product by plain loops, its sums in the order of the instruction's: first the products of the first
-    /// numbers of a step's pairs and those of the second ones, each alone.
+    /// The product by plain loops, its sums in the order of the instruction's: the products of the first numbers of a
+    /// step's pairs, and of the second ones, are added up each alone.
+    #[inline(always)]
     pub(super) fn multiply(&mut self) {
-        use super::pairs::parts;
         for (a_tile, c_tile) in self.a_tiles.iter().zip(self.c_tiles) {
             for row in 0..self.rows {
                 let a = *a_tile as usize + row * self.a_stride;
                 let c = *c_tile as usize * self.c_pixel + row * self.c_stride;
-                for column in 0..self.width {
-                    let sum = &mut self.c[c + column];
-                    if !self.accumulate {
-                        *sum = 0.0;
-                    }
-                    for [a_step, b_step] in self.steps {
-                        let mut sums = (0.0, 0.0);
-                        for k in 0..SIDE {
-                            let x = parts(self.a[a + *a_step as usize + k]);
-                            let y = parts(self.b[*b_step as usize + k * self.b_stride + column]);
-                            sums = (x.0 * y.0 + sums.0, x.1 * y.1 + sums.1);
+                let to = &mut self.c[c..c + self.width];
+                if !self.accumulate {
+                    to.fill(0.0);
+                }
+                for [a_step, b_step] in self.steps {
+                    let a = &self.a[a + *a_step as usize..][..SIDE];
+                    let [mut first, mut second] = [[0.0; WIDEST]; 2];
+                    for (k, a) in a.iter().enumerate() {
+                        let b = &self.b[*b_step as usize + k * self.b_stride..][..self.width];
+                        let a = parts(*a);
+                        for (column, b) in b.iter().enumerate() {
+                            let b = parts(*b);
+                            first[column] += a.0 * b.0;
+                            second[column] += a.1 * b.1;
                         }
-                        *sum += sums.0 + sums.1;
+                    }
+                    for (column, sum) in to.iter_mut().enumerate() {
+                        *sum += first[column] + second[column];
                     }
                 }
             }

@@ -171,7 +171,10 @@ impl Isa {
             // SAFETY: the bounds were checked, and the instruction set was detected.
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Isa::Amx => unsafe { matrix::multiply(&mut job) },
-            _ => job.multiply(),
+            _ => self.run(
+                #[inline(always)]
+                || job.multiply(),
+            ),
         }
     }
 

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use eas_ir::Rng;
 
+use super::matrix::{SIDE, Tiles};
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
 use super::{Columns, Factors, Isa, Rows, Run};
 
@@ -296,4 +297,97 @@ fn numbers_are_paired_in_place() {
             }
         }
     }
+}
+
+#[test]
+fn products_of_tiles_are_those_of_matrix_units_to_the_bit() {
+    // By many tiles of rows up to two of columns, and three by one.
+    let heights = (1..=5).map(|height| (height, 32)).chain([(1, 48)]);
+    let shapes =
+        heights.flat_map(|(height, widest)| (1..=widest).map(move |width| (height, width)));
+    for (isa, (height, width)) in
+        Isa::available().into_iter().flat_map(|isa| shapes.clone().map(move |shape| (isa, shape)))
+    {
+        if cfg!(miri) && width % 15 != 1 {
+            continue;
+        }
+        let mut rng = Rng::new((100 * height + width) as u64);
+        let rows = 1 + rng.below(SIDE);
+        let (a_stride, b_stride, c_stride) = (50 + rng.below(3), width + 3, width + 2);
+        let pairs = |count: usize, rng: &mut Rng| -> Vec<f32> {
+            (0..count).map(|_| pair(rng.normal() as f32, rng.normal() as f32)).collect()
+        };
+        let a = pairs(height * SIDE * a_stride, &mut rng);
+        let b = pairs(64 * b_stride, &mut rng);
+        let a_tiles: Vec<u32> = (0..height).map(|tile| (tile * SIDE * a_stride) as u32).collect();
+        let c_tiles: Vec<u32> = (0..height).map(|tile| (height - 1 - tile) as u32).collect();
+        let steps: Vec<[u32; 2]> = (0..rng.below(4))
+            .map(|_| [rng.below(a_stride - SIDE) as u32, (rng.below(48) * b_stride) as u32])
+            .collect();
+        let before = numbers(height * SIDE * c_stride, &mut rng);
+        for accumulate in [false, true] {
+            let mut found = before.clone();
+            let job = |c| Tiles {
+                a: &a,
+                a_tiles: &a_tiles,
+                a_stride,
+                b: &b,
+                b_stride,
+                steps: &steps,
+                c,
+                c_tiles: &c_tiles,
+                c_pixel: SIDE * c_stride,
+                c_stride,
+                rows,
+                width,
+                accumulate,
+            };
+            isa.tiles(job(&mut found));
+            let mut plain = before.clone();
+            job(&mut plain).multiply();
+            let case = format!("{isa:?}, {height} tiles of {rows}x{width}, {accumulate}");
+            assert!(found == plain, "{case}");
+            let mut expected = before.clone();
+            for (tile, row) in (0..height).flat_map(|tile| (0..rows).map(move |row| (tile, row))) {
+                for column in 0..width {
+                    let sum: f32 = steps
+                        .iter()
+                        .flat_map(|[a_step, b_step]| {
+                            (0..SIDE).map(move |k| {
+                                (*a_step as usize + k, *b_step as usize + k * b_stride)
+                            })
+                        })
+                        .map(|(a_place, b_place)| {
+                            let x = parts(a[(tile * SIDE + row) * a_stride + a_place]);
+                            let y = parts(b[b_place + column]);
+                            x.0 * y.0 + x.1 * y.1
+                        })
+                        .sum();
+                    let place = ((height - 1 - tile) * SIDE + row) * c_stride + column;
+                    expected[place] = sum + if accumulate { before[place] } else { 0.0 };
+                }
+            }
+            assert_close(&found, &expected, &case);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows lie within A")]
+fn tiles_beyond_their_factors_are_refused() {
+    Isa::detect().tiles(Tiles {
+        a: &[0.0; 31],
+        a_tiles: &[0],
+        a_stride: 16,
+        b: &[0.0; 256],
+        b_stride: 16,
+        steps: &[[0, 0]],
+        c: &mut [0.0; 32],
+        c_tiles: &[0],
+        c_pixel: 1,
+        c_stride: 16,
+        rows: 2,
+        width: 16,
+        accumulate: false,
+    });
 }
