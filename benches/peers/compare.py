@@ -1,12 +1,13 @@
 """Runs `eas bench` and PyTorch in turn, as whole processes, and prints the ratio of images a second:
-the median of the pairs, against the best of PyTorch's modes, which one process runs in turn; memory is that of the first. Where all of these are bf16, eas computes in
+the median of the pairs, against the best of PyTorch's modes. Where all of these are bf16, eas computes in
 bf16 too.
 
     python compare.py [--eas PATH] [--networks A,B] [--batches 64,128] [--threads 1,2]
                       [--modes f32,channels_last,compile] [--pairs 5] [--minutes M] [--seconds 3] [--fastest]
                       [--side-by-side 2]
 
-Pairs of all cases come in turn, and none begins after so many minutes.
+Pairs of all cases come in turn, and none begins after so many minutes. PyTorch's modes are run in turn by one process;
+its peak memory is that until the end of the first one.
 
 With --side-by-side, one process of one thread, whatever --threads, is compared with so many at once: the sum of
 their rates over the rate of one alone. They are started together and rates are those of the median step, so that
@@ -75,6 +76,8 @@ def main():
     for case, pairs in cases.items():
         if pairs:
             report(args, case, pairs)
+        else:
+            print("{:9} batch {:>3} threads {}  no pair in time".format(*case))
 
 
 def commands(args, network, batch, threads):

@@ -25,14 +25,16 @@ impl Rng {
     pub fn split(&self, name: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.key.to_le_bytes()).update(b"name").update(name.as_bytes());
-        Self::new(first_word(&hasher))
+        Self::new(first_word(hasher.finalize()))
     }
 
     /// The stream of this number beneath this one: a trial's, an epoch's, a step's.
     pub fn split_index(&self, index: u64) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.key.to_le_bytes()).update(b"index").update(&index.to_le_bytes());
-        Self::new(first_word(&hasher))
+        // In one piece, which takes half as long: each image of a training draws from a stream of its own.
+        let mut bytes = *b"........index........";
+        bytes[..8].copy_from_slice(&self.key.to_le_bytes());
+        bytes[13..].copy_from_slice(&index.to_le_bytes());
+        Self::new(first_word(blake3::hash(&bytes)))
     }
 
     /// This stream's key: a seed that makes the same stream again, from its beginning.
@@ -93,8 +95,7 @@ impl Rng {
     }
 }
 
-fn first_word(hasher: &blake3::Hasher) -> u64 {
-    let hash = hasher.finalize();
+fn first_word(hash: blake3::Hash) -> u64 {
     u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes"))
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use eas_ir::Bytes;
-use eas_train::{CudaSurvey, Device, HAS_CUDA, survey_cuda};
+use eas_train::{Cpu, CudaSurvey, Device, HAS_CUDA, survey_cuda};
 use serde::Serialize;
 
 use crate::args;
@@ -24,8 +24,8 @@ struct Diagnosis {
     version: &'static str,
     /// Processors that this program may use.
     cores: usize,
-    /// Vector instructions that training on the processor makes use of, those that it has.
-    cpu_features: Vec<&'static str>,
+    /// Instructions that training on the processor makes use of, those that it has.
+    cpu_features: &'static [&'static str],
     memory_bytes: Option<u64>,
     free_memory_bytes: Option<u64>,
     /// Of the disk of the current folder.
@@ -72,7 +72,7 @@ impl Diagnosis {
             }
             Ok(Places::Cpu) | Err(_) => vec![Device::Cpu.to_string()],
         };
-        let cpu_features = cpu_features();
+        let cpu_features = Cpu::instructions();
         let mut missing = survey.missing;
         if missing.is_empty() {
             missing.extend(survey.gpus.iter().filter_map(|gpu| gpu.unusable.clone()));
@@ -117,7 +117,7 @@ impl Diagnosis {
 
     fn text(&self) -> String {
         let bytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), |b| Bytes(b).to_string());
-        let features = match self.cpu_features.as_slice() {
+        let features = match self.cpu_features {
             [] => "no vector instructions that help".to_owned(),
             features => features.join(", "),
         };
@@ -162,29 +162,7 @@ impl Diagnosis {
 
 /// Whether this processor has instructions for products of bf16.
 pub(super) fn has_bf16() -> bool {
-    cpu_features().contains(&BF16)
-}
-
-/// The vector instructions of this processor that the engine has kernels for.
-fn cpu_features() -> Vec<&'static str> {
-    let mut found = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            found.push("avx2");
-            let has_avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq");
-            if has_avx512 {
-                found.push("avx512");
-                if is_x86_feature_detected!("avx512bf16") {
-                    found.push(BF16);
-                }
-            }
-        }
-    }
-    found
+    Cpu::instructions().contains(&BF16)
 }
 
 /// Bytes of memory that the machine has.
@@ -204,7 +182,7 @@ mod tests {
         let diagnosis = Diagnosis {
             version: "0",
             cores: 16,
-            cpu_features: vec!["avx2", "avx512"],
+            cpu_features: &["avx2", "avx512"],
             memory_bytes: Some(128 << 30),
             free_memory_bytes: Some(120 << 30),
             free_disk_bytes: None,

@@ -83,8 +83,8 @@ impl Pieces {
 pub(super) struct Convolution {
     geometry: Geometry,
     single: [Box<dyn Method>; 2],
-    /// What computes it in bf16, where processors that have it are faster so.
-    paired: Option<[Box<dyn Method>; 2]>,
+    /// The same in bf16, where processors that have it are faster so.
+    in_bf16: Option<[Box<dyn Method>; 2]>,
     weight: Parameter,
     bias: Option<Parameter>,
 }
@@ -102,10 +102,10 @@ impl Convolution {
         isa: Isa,
     ) -> Self {
         let tiles = by_tiles(&geometry, isa);
-        // Tiles themselves would lose too much by bf16.
-        let paired = match &tiles {
+        let in_bf16 = match &tiles {
             // Beside matrix units, a processor's other instructions for bf16 are no faster than those for f32.
             _ if isa.has_matrix_units() => Matrix::both(&geometry),
+            // Tiles themselves would lose too much by bf16.
             Some(_) if !is_faster_in_pairs(&geometry) => None,
             _ => Paired::both(&geometry, isa),
         };
@@ -113,14 +113,14 @@ impl Convolution {
             let forward = Correlation::forward(&geometry, isa);
             [Box::new(forward), Box::new(Correlation::backward(&geometry, isa))]
         });
-        Convolution { geometry, single, paired, weight, bias }
+        Convolution { geometry, single, in_bf16, weight, bias }
     }
 
     /// The convolution and the gradient of its input in a precision.
     fn methods(&self, precision: Precision) -> &[Box<dyn Method>; 2] {
         match precision {
             Precision::F32 => &self.single,
-            Precision::Bf16 => self.paired.as_ref().unwrap_or(&self.single),
+            Precision::Bf16 => self.in_bf16.as_ref().unwrap_or(&self.single),
         }
     }
 

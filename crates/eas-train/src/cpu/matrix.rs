@@ -8,15 +8,18 @@
 use rayon::prelude::*;
 
 use super::convolution::{Method, Pieces};
-use super::correlation::{Geometry, PART_PIXELS};
+use super::correlation::Geometry;
 use super::kernels::Isa;
-use super::kernels::matrix::{SIDE, SLACK, Tiles, WIDEST};
+use super::kernels::matrix::{MOST_COLUMNS, SIDE, SLACK, Tiles};
 use super::kernels::pairs::{pair, pair_channels};
 use super::memory::Scratch;
 use super::values::Reader;
 
 /// Filters that make it worth the while: with fewer most of a tile would be empty.
 const FEWEST_FILTERS: usize = 12;
+
+/// Output pixels that a part of the weight's gradient has at least.
+const PART_PIXELS: usize = 512;
 
 /// Numbers of a thread's scratch buffer at most: 64 MiB.
 const MOST_SCRATCH: usize = 1 << 24;
@@ -64,7 +67,8 @@ struct Products {
     steps: Vec<[u32; 2]>,
 }
 
-/// The numbers of a window: runs that each begin at a whole tile, as if they were longer.
+/// The numbers of a window: runs that each begin at a whole tile, as if they were longer. What a tile reads beyond a
+/// run, of the next pixels or images, is multiplied by 0, so what isn't finite in one image isn't in its neighbours.
 #[derive(Debug)]
 struct Runs {
     /// Where each begins behind the window's place.
@@ -234,7 +238,7 @@ impl Matrix {
 
     /// Numbers behind the images of a block that a tile may reach: 16 rows of channels.
     fn beyond(&self) -> usize {
-        SIDE * self.channels + WIDEST
+        SIDE * self.channels + MOST_COLUMNS
     }
 
     /// Numbers of a row of the images that are read.
@@ -392,7 +396,10 @@ impl Method for Matrix {
     fn pieces(&self) -> Pieces {
         let weights =
             self.made.div_ceil(COLUMNS) * self.forward.runs.depth() * block_row(self.made);
-        let sums = self.made.next_multiple_of(SIDE) * self.transposed.runs.depth();
+        let sums = match self.is_backward {
+            false => self.made.next_multiple_of(SIDE) * self.transposed.runs.depth(),
+            true => 0,
+        };
         Pieces { count: 1, size: weights.max(sums) }
     }
 
@@ -498,7 +505,7 @@ impl Method for Matrix {
         let Products { runs, a_tiles, c_tiles, steps } = &self.transposed;
         let (depth, between) = (runs.depth(), self.layout.filter_pairs());
         // One tile of filters is multiplied with more columns at once.
-        let widest = if a_tiles.len() == 1 { WIDEST } else { COLUMNS };
+        let widest = if a_tiles.len() == 1 { MOST_COLUMNS } else { COLUMNS };
         scratch.with(|scratch| {
             let (filled, rest) = scratch.split_at_mut(self.paired_images() + self.beyond());
             let (taken, rest) = rest.split_at_mut(a_tiles.len() * SIDE * between);
@@ -602,22 +609,34 @@ mod tests {
         (0..count).map(|_| parts(pair(rng.normal() as f32, 0.0)).0).collect()
     }
 
-    /// What a method makes of a block's images, added to what was there; and the gradient of its weight.
+    /// How images are read and outputs written.
+    #[derive(Clone, Copy, Debug)]
+    struct Case {
+        geometry: Geometry,
+        count: usize,
+        /// Channels of others in a pixel, before and behind.
+        others: [usize; 2],
+        relu: bool,
+        accumulate: bool,
+    }
+
+    /// What methods make of images and slopes, beside or added to what was there; and the gradient of the weight.
     fn results(
         isa: Isa,
         methods: &[Box<dyn Method>; 2],
-        geometry: &Geometry,
+        case: &Case,
         [images, slopes, weight, before]: [&[f32]; 4],
-        count: usize,
     ) -> [Vec<f32>; 3] {
-        let Geometry { channels, height, width, filters, .. } = *geometry;
+        let Case { geometry, count, others: [offset, behind], relu, accumulate } = *case;
+        let Geometry { channels, height, width, filters, .. } = geometry;
+        let stride = |channels| offset + channels + behind;
         let view = |channels, height, width| View {
             buffer: 0,
-            offset: 0,
+            offset,
             channels,
             height,
             width,
-            stride: channels,
+            stride: stride(channels),
         };
         let from = view(channels, height, width);
         let out = view(filters, geometry.out_height(), geometry.out_width());
@@ -633,9 +652,10 @@ mod tests {
             for first in (0..count).step_by(method.block()) {
                 let end = count.min(first + method.block());
                 let buffers = [values.to_vec()];
-                let reader = Source::plain(view).reader(&buffers, &[], first..end);
-                let found = &mut found[first * to.image()..end * to.image()];
-                method.run(isa, &scratch, &reader, &packed, (found, to.stride), true);
+                let source = Source { view, norm: None, relu };
+                let reader = source.reader(&buffers, &[], first..end);
+                let found = &mut found[first * to.image() + offset..end * to.image()];
+                method.run(isa, &scratch, &reader, &packed, (found, to.stride), accumulate);
             }
             found
         };
@@ -646,8 +666,8 @@ mod tests {
         for first in (0..count).step_by(forward.block()) {
             let end = count.min(first + forward.block());
             let buffers = [images.to_vec()];
-            let reader = Source::plain(from).reader(&buffers, &[], first..end);
-            let slopes = (&slopes[first * out.image()..end * out.image()], out.stride);
+            let reader = Source { view: from, norm: None, relu }.reader(&buffers, &[], first..end);
+            let slopes = (&slopes[first * out.image() + offset..end * out.image()], out.stride);
             let pieces = forward.pieces();
             for (piece, sums) in sums.chunks_mut(pieces.size).enumerate() {
                 forward.run_transposed(isa, &scratch, &reader, slopes, piece, sums);
@@ -676,10 +696,14 @@ mod tests {
                 groups: 1,
             };
             let count = 1 + rng.below(35);
+            let others = [rng.below(3), rng.below(3)];
+            let (relu, accumulate) = (rng.below(2) == 0, rng.below(2) == 0);
+            let case = Case { geometry, count, others, relu, accumulate };
             let Geometry { channels, height, width, filters, .. } = geometry;
-            let images = numbers(count * channels * height * width, &mut rng);
+            let beside: usize = others.iter().sum();
+            let images = numbers(count * (channels + beside) * height * width, &mut rng);
             let out = geometry.out_height() * geometry.out_width();
-            let slopes = numbers(count * filters * out, &mut rng);
+            let slopes = numbers(count * (filters + beside) * out, &mut rng);
             let weight = numbers(filters * channels * kernel * kernel, &mut rng);
             let before = numbers(images.len().max(slopes.len()), &mut rng);
             let given = [&*images, &slopes, &weight, &before];
@@ -687,16 +711,16 @@ mod tests {
                 Box::new(Correlation::forward(&geometry, isa)),
                 Box::new(Correlation::backward(&geometry, isa)),
             ];
-            let expected = results(isa, &direct, &geometry, given, count);
+            let expected = results(isa, &direct, &case, given);
             let methods = Matrix::both(&geometry).expect("matrix units are put to use");
-            let found = results(isa, &methods, &geometry, given, count);
+            let found = results(isa, &methods, &case, given);
             for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 let largest = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
                 for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
                     let gap = (found - expected).abs() / largest;
                     assert!(
                         gap < 1e-5,
-                        "seed {seed}, {isa:?}, {count} images, {geometry:?}: result {which}, \
+                        "seed {seed}, {isa:?}, {case:?}: result {which}, \
                          place {place}: expected {expected}, found {found}"
                     );
                 }

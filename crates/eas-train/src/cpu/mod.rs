@@ -6,7 +6,8 @@
 //! ([`plan`], [`placement`]). Convolutions multiply windows in place ([`correlation`]) by kernels for
 //! AVX-512, AVX2 or any machine ([`kernels`]); wide ones of 3×3 and 5×5 go by tiles, which takes a
 //! quarter to a third of the multiplications ([`winograd`]). A training step may multiply in bf16 what
-//! isn't faster by tiles ([`paired`]). Work is cut into blocks of images that depend on shapes alone, and
+//! isn't faster by tiles ([`paired`]), or what fills matrix units where the processor has some ([`matrix`]). Work
+//! is cut into blocks of images that depend on shapes alone, and
 //! sums are joined in the blocks' order, so results are bit-identical on any number of threads.
 
 mod batch_norm;
@@ -46,6 +47,14 @@ pub use program::CpuProgram;
 /// The CPU engine. It works on the threads of the current rayon pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu;
+
+impl Cpu {
+    /// The names of this processor's instructions that the engine makes use of: of `avx2`, `avx512`, `avx512_bf16` and
+    /// `amx_bf16`.
+    pub fn instructions() -> &'static [&'static str] {
+        kernels::Isa::detect().names()
+    }
+}
 
 impl Engine for Cpu {
     fn compile(&self, network: &Network) -> anyhow::Result<Box<dyn Program>> {

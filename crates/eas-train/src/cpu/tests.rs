@@ -423,7 +423,7 @@ fn check_bf16_against_oracle(isa: Isa, kind: fn(&mut Rng) -> Network, seed: u64)
         let bound = product * if is_weight { passes.sqrt() } else { passes };
         let case = format!("seed {seed}, {isa:?}: gradient of {} off by {off}", slot.id);
         assert!(off < bound, "{case}, expected {bound} at most\n{network}");
-        // What matrix units can't be put to use for stays f32.
+        // What matrix units can't be put to use for stays f32, and what they are put to use for is below.
         let is_rounded = is_weight && !isa.has_matrix_units();
         assert!(!is_rounded || off > 1e-4, "{case}, expected rounding\n{network}");
     }
@@ -435,6 +435,26 @@ fn gradients_in_bf16_are_the_oracles_within_its_rounding() {
         (0..100).for_each(|seed| check_bf16_against_oracle(isa, paired_network, seed));
         (0..20).for_each(|seed| check_bf16_against_oracle(isa, wide_network, seed));
         (0..2).for_each(|seed| check_bf16_against_oracle(isa, parted_network, seed));
+    }
+}
+
+#[test]
+fn matrix_units_are_put_to_use_in_bf16() {
+    for isa in Isa::available().into_iter().filter(|isa| isa.has_matrix_units()) {
+        let mut rng = Rng::new(1);
+        let (model, batch) = random_model(parted_network(&mut rng), &mut rng);
+        let parameters = FlatParameters::new(&model, None).unwrap();
+        let of = |precision| {
+            let options =
+                StepOptions { update: update(), label_smoothing: 0.0, precision, dropout: None };
+            let mut program = CpuProgram::with_instructions(model.network(), isa).unwrap();
+            program.gradient(&parameters, &batch, &options).unwrap().0
+        };
+        let (single, bf16) = (of(Precision::F32), of(Precision::Bf16));
+        for slot in parameters.slots().iter().filter(|slot| slot.id.role == Role::Weight) {
+            let gap = gap(&bf16[slot.range()], &single[slot.range()]);
+            assert!(gap > 1e-4, "{isa:?}: {} isn't rounded", slot.id);
+        }
     }
 }
 

@@ -82,8 +82,8 @@ pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>
 
 /// Whether a convolution that tiles could compute in f32 takes less time multiplied directly in bf16,
 /// two products at once. A tile takes [`PAIRS`] products of each channel and filter, and is transformed
-/// once a channel and once a filter. It is decided for processors that have bf16, and holds of all, so
-/// that all compute the same.
+/// once a channel and once a filter. It is decided for processors that have bf16, and holds of all without matrix
+/// units, so that these compute the same.
 pub(super) fn is_faster_in_pairs(geometry: &Geometry) -> bool {
     let Geometry { channels, filters, kernel, .. } = *geometry;
     let outputs = (POINTS + 1 - kernel).pow(2);

@@ -9,7 +9,7 @@ use super::pairs::parts;
 pub(in super::super) const SIDE: usize = 16;
 
 /// Columns of C at most: three tiles, where A is one tile high.
-pub(in super::super) const WIDEST: usize = 3 * SIDE;
+pub(in super::super) const MOST_COLUMNS: usize = 3 * SIDE;
 
 /// Numbers behind A and B that are read, and multiplied by 0 or not used: as many as a tile's row has.
 pub(in super::super) const SLACK: usize = SIDE;
@@ -43,7 +43,7 @@ impl Tiles<'_> {
     /// Where the job reaches beyond its slices.
     pub(super) fn check(&self) {
         let most = |places: &mut dyn Iterator<Item = u32>| places.max().unwrap_or(0) as usize;
-        let widest = if self.a_tiles.len() == 1 { WIDEST } else { 2 * SIDE };
+        let widest = if self.a_tiles.len() == 1 { MOST_COLUMNS } else { 2 * SIDE };
         assert!((1..=SIDE).contains(&self.rows), "a tile has 1 to {SIDE} rows");
         assert!((1..=widest).contains(&self.width), "tiles are up to {widest} columns wide");
         assert!(self.a_tiles.len() == self.c_tiles.len(), "A and C have the same tiles");
@@ -59,7 +59,7 @@ impl Tiles<'_> {
     }
 
     /// The product by plain loops, its sums in the order of the instruction's: the products of the first numbers of a
-    /// step's pairs, and of the second ones, are added up each alone.
+    /// step's pairs, and of the second ones, are added up each alone. The instruction takes denormals for 0.
     #[inline(always)]
     pub(super) fn multiply(&mut self) {
         for (a_tile, c_tile) in self.a_tiles.iter().zip(self.c_tiles) {
@@ -72,7 +72,7 @@ impl Tiles<'_> {
                 }
                 for [a_step, b_step] in self.steps {
                     let a = &self.a[a + *a_step as usize..][..SIDE];
-                    let [mut first, mut second] = [[0.0; WIDEST]; 2];
+                    let [mut first, mut second] = [[0.0; MOST_COLUMNS]; 2];
                     for (k, a) in a.iter().enumerate() {
                         let b = &self.b[*b_step as usize + k * self.b_stride..][..self.width];
                         let a = parts(*a);
@@ -216,8 +216,8 @@ mod amx {
         accumulate: usize,
     }
 
-    /// Registers 0 to 3 hold C, the others A and B. Of `$load` to `$store` each names a tile of C by its
-    /// register, the row of tiles it is in and the bytes to its column.
+    /// Registers 0 to 3 hold C, the others A and B. Each tile of C is named by its register, the row of tiles that it is
+    /// in and the bytes to its column.
     macro_rules! product {
         ($name:ident, [$($a:ident $index:literal),+], [$($tile:literal $row:literal $column:literal),+],
          [$($step:literal),+ $(,)?]) => {

@@ -1,5 +1,5 @@
 //! The inner loops: two matrix products with rows at arbitrary places, chosen at run time among
-//! AVX-512, AVX2 and a portable path. All of the engine's `unsafe` is here.
+//! AVX-512, AVX2 and a portable path; and one for matrix units ([`matrix`]). All of the engine's `unsafe` is here.
 //!
 //! In [`Rows`] the rows of A are windows of an image: a row is a place in it and a few runs of
 //! numbers behind the place, so a convolution needs no copy of its windows. [`Columns`] is the
@@ -137,6 +137,21 @@ impl Isa {
             Isa::PortableMatrix,
         ];
         all.into_iter().skip_while(|isa| *isa != Isa::detect()).collect()
+    }
+
+    /// The names of the instructions that the kernels use.
+    pub(super) fn names(self) -> &'static [&'static str] {
+        match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Isa::Amx => &["avx2", "avx512", "avx512_bf16", "amx_bf16"],
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => &["avx2", "avx512", "avx512_bf16"],
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &["avx2", "avx512"],
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &["avx2"],
+            _ => &[],
+        }
     }
 
     /// Whether convolutions in bf16 are cut for matrix units.
