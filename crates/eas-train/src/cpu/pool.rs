@@ -135,61 +135,24 @@ impl Window {
         won: &mut [u32],
     ) {
         let channels = output.channels;
-        // Two loops, so that places are not looked after where nobody wants them.
-        if won.is_empty() {
-            self.for_windows(
-                source,
-                output,
-                #[inline(always)]
-                |pixel, rows, columns| {
-                    let to = &mut out[pixel * output.stride + output.offset..][..channels];
-                    for (group, to) in to.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-                        let mut best = [f32::NEG_INFINITY; N];
-                        for y in rows.clone() {
-                            let row = y * source.width;
-                            let pixels = row + columns.start..row + columns.end;
-                            let pixels = &from[pixels.start * channels..pixels.end * channels];
-                            for values in pixels.chunks_exact(channels) {
-                                let values = &values[group * N..][..N];
-                                for c in 0..N {
-                                    let wins = wins(values[c], best[c]);
-                                    best[c] = if wins { values[c] } else { best[c] };
-                                }
-                            }
-                        }
-                        *to = best;
-                    }
-                },
-            );
-            return;
-        }
+        let has_places = !won.is_empty();
         self.for_windows(
             source,
             output,
             #[inline(always)]
             |pixel, rows, columns| {
-                let first = (rows.start * source.width + columns.start) as u32;
                 let to = &mut out[pixel * output.stride + output.offset..][..channels];
-                let won = &mut won[pixel * channels..][..channels];
-                let groups = to.as_chunks_mut::<N>().0.iter_mut().zip(won.as_chunks_mut::<N>().0);
-                for (group, (to, won)) in groups.enumerate() {
-                    let (mut best, mut winner) = ([f32::NEG_INFINITY; N], [first; N]);
-                    for y in rows.clone() {
-                        let row = y * source.width;
-                        let pixels = row + columns.start..row + columns.end;
-                        let mut place = pixels.start as u32;
-                        let pixels = &from[pixels.start * channels..pixels.end * channels];
-                        for values in pixels.chunks_exact(channels) {
-                            let values = &values[group * N..][..N];
-                            for c in 0..N {
-                                let wins = wins(values[c], best[c]);
-                                best[c] = if wins { values[c] } else { best[c] };
-                                winner[c] = if wins { place } else { winner[c] };
-                            }
-                            place += 1;
-                        }
+                let to = to.as_chunks_mut::<N>().0.iter_mut().enumerate();
+                let window = |group| (source, &from[group * N..], rows.clone(), columns.clone());
+                if has_places {
+                    let won = &mut won[pixel * channels..][..channels];
+                    for ((group, to), won) in to.zip(won.as_chunks_mut::<N>().0) {
+                        (*to, *won) = largest::<N, true>(window(group));
                     }
-                    (*to, *won) = (best, winner);
+                } else {
+                    for (group, to) in to {
+                        (*to, _) = largest::<N, false>(window(group));
+                    }
                 }
             },
         );
@@ -332,6 +295,30 @@ impl Window {
         );
         memory.slots[sink.view.buffer] = out;
     }
+}
+
+/// The largest values of some channels in a window, the first of those behind a pixel's place in `from`; and, with
+/// `PLACES`, where they are.
+#[inline(always)]
+fn largest<const N: usize, const PLACES: bool>(
+    (image, from, rows, columns): (&View, &[f32], Range<usize>, Range<usize>),
+) -> ([f32; N], [u32; N]) {
+    let first = rows.start * image.width + columns.start;
+    let (mut best, mut places) = ([f32::NEG_INFINITY; N], [first as u32; N]);
+    for y in rows {
+        let row = y * image.width;
+        for place in row + columns.start..row + columns.end {
+            let values = &from[place * image.channels..][..N];
+            for c in 0..N {
+                let wins = wins(values[c], best[c]);
+                best[c] = if wins { values[c] } else { best[c] };
+                if PLACES {
+                    places[c] = if wins { place as u32 } else { places[c] };
+                }
+            }
+        }
+    }
+    (best, places)
 }
 
 /// Whether a value comes in place of the best one before it: NaN does, so that divergence shows.
