@@ -181,16 +181,12 @@ impl Window {
                     let (slopes, won) = (*slopes, *won);
                     for y in rows.clone() {
                         let row = y * view.width;
-                        let pixels = row + columns.start..row + columns.end;
-                        let mut place = pixels.start as u32;
-                        let pixels = &mut out[pixels.start * view.stride..pixels.end * view.stride];
-                        for to in pixels.chunks_exact_mut(view.stride) {
-                            let to = &mut to[view.offset + group * N..][..N];
+                        for place in row + columns.start..row + columns.end {
+                            let to = &mut out[place * view.stride + view.offset + group * N..][..N];
                             for c in 0..N {
-                                let given = if won[c] == place { slopes[c] } else { 0.0 };
+                                let given = if won[c] == place as u32 { slopes[c] } else { 0.0 };
                                 to[c] += given;
                             }
-                            place += 1;
                         }
                     }
                 }
