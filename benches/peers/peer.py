@@ -2,8 +2,8 @@
 
     python peer.py NETWORK.toml [--batch N] [--threads N] [--modes A,B] [--seconds S]
 
-Peak memory is the process's until a mode's end. Modes: f32 (NCHW), channels_last, compile (channels_last through torch.compile), bf16 (autocast,
-channels_last), bf16_compile.
+Peak memory is the process's until a mode's end. Modes: f32 (NCHW), channels_last, compile (channels_last through
+torch.compile), bf16 (autocast, channels_last), bf16_compile.
 """
 
 import argparse

@@ -30,7 +30,7 @@ impl Rng {
 
     /// The stream of this number beneath this one: a trial's, an epoch's, a step's.
     pub fn split_index(&self, index: u64) -> Self {
-        // In one piece, which takes half as long: each image of a training draws from a stream of its own.
+        // In one piece, without a hasher's state: each image of a training draws from a stream of its own.
         let mut bytes = *b"........index........";
         bytes[..8].copy_from_slice(&self.key.to_le_bytes());
         bytes[13..].copy_from_slice(&index.to_le_bytes());
