@@ -66,11 +66,12 @@ impl Rng {
     pub fn below(&mut self, bound: usize) -> usize {
         assert!(bound > 0, "a bound above 0");
         let bound = bound as u64;
-        // Lemire 2019: the high half of a product is uniform once the biased low part is rejected.
-        let threshold = bound.wrapping_neg() % bound;
+        // Lemire 2019: the high half of a product is uniform once the biased low part is rejected. What is
+        // rejected lies below the bound, so the division is rarely needed.
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
-            if product as u64 >= threshold {
+            let low = product as u64;
+            if low >= bound || low >= bound.wrapping_neg() % bound {
                 return (product >> 64) as usize;
             }
         }

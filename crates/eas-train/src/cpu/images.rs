@@ -3,9 +3,11 @@
 use ndarray::ArrayView4;
 use rayon::prelude::*;
 
+use super::kernels::Isa;
+use super::kernels::pixels::{Pixels, Scales, prefetch};
 use super::memory::{Memory, Setting};
 use super::values::View;
-use crate::data::{Drawn, Layout};
+use crate::data::{Drawn, place};
 
 /// The images of a pass.
 #[derive(Clone, Copy)]
@@ -62,11 +64,107 @@ pub(super) fn take_images(
                 }
             });
         }
-        Given::Drawn(drawn) => out.enumerate().for_each(|(image, out)| {
-            isa.run(
+        Given::Drawn(drawn) => {
+            out.enumerate().for_each(|(image, out)| {
+                // Images of a batch lie anywhere among those of the source.
+                if image + 1 < drawn.count() {
+                    prefetch(drawn.source().image(drawn.image(image + 1).0));
+                }
+                isa.run(
+                    #[inline(always)]
+                    || take_drawn(isa, drawn, image, out),
+                );
+            });
+            drawn.mix(&mut memory.values[output.buffer][..batch * output.image()]);
+        }
+    }
+}
+
+/// Writes an image of a batch, placed and normalised, as `[row][column][channel]`.
+#[inline(always)]
+fn take_drawn(isa: Isa, drawn: &Drawn<'_>, image: usize, out: &mut [f32]) {
+    let (channels, height, width) = drawn.source().size();
+    let (index, placement, _) = drawn.image(image);
+    let (bytes, size, area) = (drawn.source().image(index), (height, width), height * width);
+    match *drawn.scales() {
+        // One channel's pixels stand as they do in its plane.
+        [scale] => place(bytes, size, placement, &[scale], out),
+        [red, green, blue] => {
+            let scales = Scales::new([red, green, blue]);
+            placement.for_parts(
+                size,
+                out,
                 #[inline(always)]
-                || drawn.write(image, out, Layout::Pixels),
+                |start, to| {
+                    let plane = |channel| &bytes[channel * area + start..][..to.len() / 3];
+                    let planes = [plane(0), plane(1), plane(2)];
+                    isa.pixels(Pixels { planes, scales: &scales, reversed: placement.mirror, to });
+                },
             );
-        }),
+        }
+        ref scales => placement.for_parts(
+            size,
+            out,
+            #[inline(always)]
+            |start, to| {
+                let count = to.len() / channels;
+                for (channel, (factor, shift)) in scales.iter().enumerate() {
+                    let plane = &bytes[channel * area + start..][..count];
+                    for (column, pixel) in to.chunks_exact_mut(channels).enumerate() {
+                        let from = if placement.mirror { count - 1 - column } else { column };
+                        pixel[channel] = f32::from(plane[from]) * factor - shift;
+                    }
+                }
+            },
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eas_ir::{Normalisation, Rng, Shape};
+
+    use super::*;
+    use crate::data::{Augment, Batches, Labelled, Mirror, Split, TrainingData};
+
+    #[test]
+    fn images_of_a_drawn_batch_are_those_of_the_batch_that_is_made() {
+        for seed in 0..300 {
+            let mut rng = Rng::new(seed);
+            let (channels, height, width) = (1 + rng.below(4), 1 + rng.below(9), 1 + rng.below(40));
+            let (count, area) = (1 + rng.below(5), height * width);
+            let shape = Shape::Image { channels, height, width };
+            let bytes = (0..count * channels * area).map(|_| rng.next_u32() as u8).collect();
+            let names = vec!["only".to_owned()];
+            let source = Labelled::new(shape, names.clone(), bytes, vec![0; count]).unwrap();
+            let mean = (0..channels).map(|_| rng.unit() as f32).collect();
+            let deviation = (0..channels).map(|_| 0.1 + rng.unit() as f32).collect();
+            let mixup = [0.0, 0.4][rng.below(2)];
+            let data = TrainingData {
+                train: Split::all(source.clone()),
+                validation: Split::all(source).first(0),
+                classes: names,
+                normalisation: Normalisation { mean, deviation },
+                augment: Augment { pad_crop: 3, mirror: Mirror::Random, cutout: 2, mixup },
+            };
+            let drawn = Batches::new(&data, count, &rng).next().unwrap();
+            let made = drawn.batch().images;
+            let size = area * channels;
+            for isa in Isa::available() {
+                let mut found = vec![f32::NAN; count * size];
+                for (image, found) in found.chunks_exact_mut(size).enumerate() {
+                    take_drawn(isa, &drawn, image, found);
+                }
+                drawn.mix(&mut found);
+                for ((image, channel, row, column), expected) in made.indexed_iter() {
+                    let place = ((image * height + row) * width + column) * channels + channel;
+                    assert_eq!(
+                        found[place].to_bits(),
+                        expected.to_bits(),
+                        "seed {seed}, {isa:?}: image {image}, channel {channel}, row {row}, column {column}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -450,7 +450,7 @@ impl CudaProgram {
             if self.images.last().is_none_or(|last| !Arc::ptr_eq(last, &images)) {
                 self.images.push(images.clone());
             }
-            let (scales, shifts) = step.drawn.scales();
+            let (scales, shifts): (Vec<_>, Vec<_>) = step.drawn.scales().iter().copied().unzip();
             self.give(purpose, given, &options, &placed, Some((&scales, &shifts)))?;
             self.replay(purpose, &images)?;
             given += 1;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use eas_ir::{Images, Normalisation, Rng};
 use rayon::prelude::*;
 
-use super::mixup::{mixed, share};
-use super::placement::{Layout, Placement, Tables, place, tables};
+use super::mixup::{mix, mixed, share};
+use super::placement::{Placement, Scale, place, scale};
 use super::{Labelled, Mirror, Split, TrainingData};
 use crate::engine::{Batch, Mixed, check_labels, shown};
 
@@ -18,7 +18,7 @@ use crate::engine::{Batch, Mixed, check_labels, shown};
 #[derive(Debug)]
 pub struct Batches<'a> {
     data: &'a TrainingData,
-    tables: Arc<Tables>,
+    scales: Arc<[Scale]>,
     order: Vec<usize>,
     size: usize,
     next: usize,
@@ -37,9 +37,9 @@ impl<'a> Batches<'a> {
         rng.split("order").shuffle(&mut order);
         let halves = (rng.split("mirror"), 0);
         let (channels, _, _) = data.train.source().size();
-        let tables = tables(&data.normalisation, channels).into();
+        let scales = (0..channels).map(|channel| scale(&data.normalisation, channel)).collect();
         let (size, rng) = (size.max(1), rng.split("augment"));
-        Batches { data, tables, order, size, next: 0, rng, halves }
+        Batches { data, scales, order, size, next: 0, rng, halves }
     }
 
     /// The batches of an epoch of a training whose stream is `rng`.
@@ -102,8 +102,8 @@ impl<'a> Iterator for Batches<'a> {
             true => mixed(&labels, |image| own(places[image])),
             false => Vec::new(),
         };
-        let tables = self.tables.clone();
-        Some(Drawn { data: self.data, tables, places, placements, labels, mixed })
+        let scales = self.scales.clone();
+        Some(Drawn { data: self.data, scales, places, placements, labels, mixed })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -118,7 +118,7 @@ impl ExactSizeIterator for Batches<'_> {}
 #[derive(Clone, Debug)]
 pub struct Drawn<'a> {
     data: &'a TrainingData,
-    tables: Arc<Tables>,
+    scales: Arc<[Scale]>,
     /// Places in the source, `[batch]`.
     places: Vec<usize>,
     placements: Vec<Placement>,
@@ -155,48 +155,26 @@ impl Drawn<'_> {
         check_labels(&self.labels, &self.mixed, self.count(), classes)
     }
 
-    /// What channels are multiplied by and what is taken from them, to normalise them.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn scales(&self) -> (Vec<f32>, Vec<f32>) {
-        let normalisation = &self.data.normalisation;
-        let scale = |channel| super::placement::scale(normalisation, channel);
-        (0..normalisation.mean.len()).map(scale).unzip()
+    /// What normalises each channel's bytes.
+    pub(crate) fn scales(&self) -> &[Scale] {
+        &self.scales
     }
 
-    /// Writes all values of an image, augmented, normalised and mixed.
-    #[inline(always)]
-    pub(crate) fn write(&self, image: usize, to: &mut [f32], layout: Layout) {
-        let (source, tables) = (self.source(), &*self.tables);
-        let (index, placement, own) = self.image(image);
-        place(
-            source.image(index),
-            source.size(),
-            placement,
-            tables,
-            (&mut *to, layout),
-            #[inline(always)]
-            |to, value| *to = value,
-        );
-        if let Some(own) = own {
-            let (index, placement, _) = self.image((image + 1) % self.count());
-            place(
-                source.image(index),
-                source.size(),
-                placement,
-                tables,
-                (to, layout),
-                #[inline(always)]
-                |to, value| *to = own * *to + (1.0 - own) * value,
-            );
-        }
+    /// Mixes images, which follow one another in `values`, one into another where the batch says so.
+    pub(crate) fn mix(&self, values: &mut [f32]) {
+        mix(&self.mixed, values);
     }
 
     /// The batch: images augmented, normalised and mixed.
     pub fn batch(&self) -> Batch {
         let size = self.source().size();
-        let write = |image, to: &mut [f32]| self.write(image, to, Layout::Planes);
-        let images = images(self.count(), size, write);
-        Batch { images, labels: self.labels.clone(), mixed: self.mixed.clone() }
+        let mut values = images(self.count(), size, |image, to| {
+            let (index, placement, _) = self.image(image);
+            place(self.source().image(index), (size.1, size.2), placement, &self.scales, to);
+        });
+        let in_order = values.as_slice_mut().expect("images stand in order");
+        self.mix(in_order);
+        Batch { images: values, labels: self.labels.clone(), mixed: self.mixed.clone() }
     }
 }
 
@@ -207,11 +185,10 @@ impl Drawn<'_> {
 /// Where the normalisation is for fewer channels than the images have.
 pub fn normalise(split: &Split, indices: &[usize], normalisation: &Normalisation) -> Images {
     let size = split.source().size();
-    let tables = tables(normalisation, size.0);
+    let scales: Vec<Scale> = (0..size.0).map(|channel| scale(normalisation, channel)).collect();
     images(indices.len(), size, |image, to| {
-        let put = |to: &mut f32, value| *to = value;
         let (from, whole) = (split.image(indices[image]), Placement::default());
-        place(from, size, whole, &tables, (to, Layout::Planes), put);
+        place(from, (size.1, size.2), whole, &scales, to);
     })
 }
 
@@ -296,18 +273,15 @@ mod tests {
             let drawn = Batches::new(&data, count, &rng).next().unwrap();
             let apart = Drawn { mixed: Vec::new(), ..drawn.clone() }.batch().images;
             let mixed = drawn.batch().images;
-            let mut pixels = vec![f32::NAN; channels * 35];
             for image in 0..count {
-                drawn.write(image, &mut pixels, Layout::Pixels);
                 let (next, own) = ((image + 1) % count, drawn.mixed[image].own as f32);
                 for channel in 0..channels {
                     for (row, column) in (0..5).flat_map(|row| (0..7).map(move |x| (row, x))) {
                         let of = |image| apart[[image, channel, row, column]];
                         let expected = (own * of(image) + (1.0 - own) * of(next)).to_bits();
                         let found = mixed[[image, channel, row, column]].to_bits();
-                        let other = pixels[(row * 7 + column) * channels + channel].to_bits();
                         let place = (channels, count, image, channel, row, column);
-                        assert_eq!((found, other), (expected, expected), "{place:?}");
+                        assert_eq!(found, expected, "{place:?}");
                     }
                 }
             }

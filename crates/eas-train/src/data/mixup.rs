@@ -12,6 +12,27 @@ pub(super) fn mixed(labels: &[usize], own: impl Fn(usize) -> f64) -> Vec<Mixed> 
     (0..count).map(|image| Mixed { label: labels[(image + 1) % count], own: own(image) }).collect()
 }
 
+/// Mixes into each image of a batch, `[batch][values]`, the one that follows it, as it was; an empty `mixed`
+/// leaves them as they are.
+pub(super) fn mix(mixed: &[Mixed], values: &mut [f32]) {
+    let size = values.len() / mixed.len().max(1);
+    // By pieces, so that little is kept of the first image, which the last one needs as it was.
+    const PIECE: usize = 256;
+    for start in (0..size).step_by(PIECE) {
+        let length = PIECE.min(size - start);
+        let mut first = [0.0; PIECE];
+        first[..length].copy_from_slice(&values[start..][..length]);
+        for (image, mixed) in mixed.iter().enumerate() {
+            let (done, later) = values.split_at_mut((image + 1) * size);
+            let next = later.get(start..start + length).unwrap_or(&first[..length]);
+            let own = mixed.own as f32;
+            for (value, next) in done[image * size + start..][..length].iter_mut().zip(next) {
+                *value = own * *value + (1.0 - own) * next;
+            }
+        }
+    }
+}
+
 /// A share from the beta distribution Beta(α, α), α above 0.
 pub(super) fn share(alpha: f64, rng: &mut Rng) -> f64 {
     let (own, other) = (gamma(alpha, rng), gamma(alpha, rng));

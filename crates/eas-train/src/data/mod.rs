@@ -37,9 +37,9 @@ pub use files::cache_folder;
 pub use image_file::{image_bytes, image_of, images_in, read_image};
 pub use labelled::Labelled;
 pub use options::{Augment, DataOptions, Mirror};
-pub(crate) use placement::Layout;
 #[cfg(feature = "cuda")]
 pub(crate) use placement::Placement;
+pub(crate) use placement::{Scale, place};
 pub use sheet::contact_sheet;
 pub use split::{Split, TrainingData, normalisation_of, shared_images, split};
 pub use survey::{Survey, survey};

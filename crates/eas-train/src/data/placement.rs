@@ -19,83 +19,45 @@ pub(crate) struct Placement {
     pub(crate) cutout: Option<(usize, usize, usize)>,
 }
 
-/// How the values of an image stand in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// `[channel][row][column]`.
-    Planes,
-    /// `[row][column][channel]`.
-    Pixels,
-}
+/// What the bytes of a channel become: times the first, less the second.
+pub(crate) type Scale = (f32, f32);
 
-/// What each byte of a channel becomes, for each channel.
-pub(super) type Tables = [[f32; 256]];
-
-/// A channel of an image, and what its bytes become.
-#[derive(Clone, Copy)]
-struct Plane<'a> {
-    bytes: &'a [u8],
-    table: &'a [f32; 256],
-}
-
-impl Plane<'_> {
-    #[inline(always)]
-    fn value(&self, place: usize) -> f32 {
-        self.table[usize::from(self.bytes[place])]
-    }
-}
-
-/// What a channel's values are multiplied by, and what is taken from them then.
-pub(super) fn scale(normalisation: &Normalisation, channel: usize) -> (f32, f32) {
+/// What normalises a channel's bytes.
+pub(super) fn scale(normalisation: &Normalisation, channel: usize) -> Scale {
     let (mean, deviation) = (normalisation.mean[channel], normalisation.deviation[channel]);
     (1.0 / (255.0 * deviation), mean / deviation)
 }
 
-/// What the bytes of so many channels become by a normalisation.
-///
-/// # Panics
-/// Where the normalisation is for fewer channels.
-pub(super) fn tables(normalisation: &Normalisation, channels: usize) -> Vec<[f32; 256]> {
-    let table = |channel| {
-        let (scale, shift) = scale(normalisation, channel);
-        let mut table = [0.0; 256];
-        for (byte, value) in (0u8..=255).zip(&mut table) {
-            *value = f32::from(byte) * scale - shift;
-        }
-        table
-    };
-    (0..channels).map(table).collect()
-}
-
-/// Gives every value of an image `[channel][row][column]` of this size, placed and normalised, to `put`,
-/// with its place in `to`. The padding and the cutout are the mean, which is 0 once normalised.
+/// Writes an image `[channel][row][column]` of this height and width, placed and normalised, as it stands.
 #[inline(always)]
-pub(super) fn place(
+pub(crate) fn place(
     image: &[u8],
-    (channels, height, width): (usize, usize, usize),
+    size: (usize, usize),
     placement: Placement,
-    tables: &Tables,
-    (to, layout): (&mut [f32], Layout),
-    put: impl Fn(&mut f32, f32) + Copy,
+    scales: &[Scale],
+    to: &mut [f32],
 ) {
-    let area = height * width;
-    let plane =
-        |channel: usize| Plane { bytes: &image[channel * area..][..area], table: &tables[channel] };
-    // The usual strides are constants, so that few instructions are left of a value.
-    match (layout, channels) {
-        (Layout::Pixels, 3) => {
-            placement.write([plane(0), plane(1), plane(2)], width, to, (3, 0), put);
-        }
-        (Layout::Planes, _) | (Layout::Pixels, 1) => {
-            for (channel, to) in to.chunks_exact_mut(area).enumerate() {
-                placement.write([plane(channel)], width, to, (1, 0), put);
-            }
-        }
-        (Layout::Pixels, _) => {
-            for channel in 0..channels {
-                placement.write([plane(channel)], width, to, (channels, channel), put);
-            }
-        }
+    let area = size.0 * size.1;
+    let planes = image.chunks_exact(area).zip(to.chunks_exact_mut(area));
+    for ((plane, to), (factor, shift)) in planes.zip(scales) {
+        placement.for_parts(
+            size,
+            to,
+            #[inline(always)]
+            |start, to| {
+                let bytes = &plane[start..][..to.len()];
+                let value = |byte: &u8| f32::from(*byte) * factor - shift;
+                if placement.mirror {
+                    for (to, byte) in to.iter_mut().zip(bytes.iter().rev()) {
+                        *to = value(byte);
+                    }
+                } else {
+                    for (to, byte) in to.iter_mut().zip(bytes) {
+                        *to = value(byte);
+                    }
+                }
+            },
+        );
     }
 }
 
@@ -116,58 +78,35 @@ impl Placement {
         Placement { down, right, mirror, cutout }
     }
 
-    /// Gives every value of some channels to `put`, with its place in `to`, `[row][column][stride]`, of
-    /// which they are those from `first` on.
+    /// Goes through the rows of `to`, `[row][column][values]`, of an image of this height and width: clears
+    /// what doesn't show the image, which is the mean once normalised, and gives `show` what does, with the
+    /// place in a plane of its first pixel; of its last one, if it is mirrored.
     #[inline(always)]
-    fn write<const CHANNELS: usize>(
+    pub(crate) fn for_parts(
         self,
-        planes: [Plane<'_>; CHANNELS],
-        width: usize,
+        (height, width): (usize, usize),
         to: &mut [f32],
-        (stride, first): (usize, usize),
-        put: impl Fn(&mut f32, f32) + Copy,
+        mut show: impl FnMut(usize, &mut [f32]),
     ) {
-        let clear = |pixels: &mut [f32]| {
-            for pixel in pixels.chunks_exact_mut(stride) {
-                for value in &mut pixel[first..first + CHANNELS] {
-                    put(value, 0.0);
-                }
+        let values = to.len() / (height * width);
+        // Most rows have one margin: to clear none of the other one saves a call.
+        let clear = |margin: &mut [f32]| {
+            if !margin.is_empty() {
+                margin.fill(0.0);
             }
         };
-        let height = to.len() / (width * stride);
-        for (row, to) in to.chunks_exact_mut(width * stride).enumerate() {
+        for (row, to) in to.chunks_exact_mut(width * values).enumerate() {
             let from = row.checked_add_signed(self.down).filter(|row| *row < height);
             let parts = from.map(|_| self.shown(row, (height, width))).unwrap_or_default();
             let mut done = 0;
             for part in parts.into_iter().filter(|part| !part.is_empty()) {
-                clear(&mut to[done * stride..part.start * stride]);
+                clear(&mut to[done * values..part.start * values]);
                 let start = if self.mirror { width - part.end } else { part.start };
                 let start = from.unwrap_or(0) * width + start.wrapping_add_signed(self.right);
-                // One count of all slices, so that no place in them needs a check.
-                let count = part.end - part.start;
-                let mut planes = planes;
-                for plane in &mut planes {
-                    plane.bytes = &plane.bytes[start..][..count];
-                }
-                let pixels = &mut to[part.start * stride..][..count * stride];
-                let pixels = pixels.chunks_exact_mut(stride).enumerate();
-                if self.mirror {
-                    for (column, pixel) in pixels {
-                        for (channel, plane) in planes.iter().enumerate() {
-                            let value = plane.value(count - 1 - column);
-                            put(&mut pixel[first + channel], value);
-                        }
-                    }
-                } else {
-                    for (column, pixel) in pixels {
-                        for (channel, plane) in planes.iter().enumerate() {
-                            put(&mut pixel[first + channel], plane.value(column));
-                        }
-                    }
-                }
+                show(start, &mut to[part.start * values..part.end * values]);
                 done = part.end;
             }
-            clear(&mut to[done * stride..]);
+            clear(&mut to[done * values..]);
         }
     }
 
@@ -224,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_of_a_placed_image_is_written_in_either_layout() {
+    fn every_value_of_a_placed_image_is_written() {
         for seed in 0..2000 {
             let mut rng = Rng::new(seed);
             let size = (1 + rng.below(5), 1 + rng.below(9), 1 + rng.below(70));
@@ -241,24 +180,18 @@ mod tests {
             let centre = (rng.below(height), rng.below(width), 1 + rng.below(12));
             let cutout = (rng.below(2) == 0).then_some(centre);
             let placement = Placement { down, right, mirror, cutout };
-            for layout in [Layout::Planes, Layout::Pixels] {
-                let mut found = vec![f32::NAN; image.len()];
-                let put = |to: &mut f32, value| *to = value;
-                let tables = tables(&normalisation, channels);
-                place(&image, size, placement, &tables, (&mut found, layout), put);
-                for (at, found) in found.iter().enumerate() {
-                    let (channel, pixel) = match layout {
-                        Layout::Planes => (at / (height * width), at % (height * width)),
-                        Layout::Pixels => (at % channels, at / channels),
-                    };
-                    let at = (channel, pixel / width, pixel % width);
-                    let expected = expected(&image, size, placement, &normalisation, at);
-                    assert_eq!(
-                        found.to_bits(),
-                        expected.to_bits(),
-                        "seed {seed}: {layout:?}, {size:?}, {placement:?}, {at:?}: {found}"
-                    );
-                }
+            let scales: Vec<Scale> = (0..channels).map(|at| scale(&normalisation, at)).collect();
+            let mut found = vec![f32::NAN; image.len()];
+            place(&image, (height, width), placement, &scales, &mut found);
+            for (at, found) in found.iter().enumerate() {
+                let (channel, pixel) = (at / (height * width), at % (height * width));
+                let at = (channel, pixel / width, pixel % width);
+                let expected = expected(&image, size, placement, &normalisation, at);
+                assert_eq!(
+                    found.to_bits(),
+                    expected.to_bits(),
+                    "seed {seed}: {size:?}, {placement:?}, {at:?}: {found}"
+                );
             }
         }
     }

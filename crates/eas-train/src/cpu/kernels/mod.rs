@@ -1,5 +1,6 @@
 //! The inner loops: two matrix products with rows at arbitrary places, chosen at run time among
-//! AVX-512, AVX2 and a portable path; and one for matrix units ([`matrix`]). All of the engine's `unsafe` is here.
+//! AVX-512, AVX2 and a portable path; one for matrix units ([`matrix`]); and what makes pixels of bytes
+//! ([`pixels`]). All of the engine's `unsafe` is here.
 //!
 //! In [`Rows`] the rows of A are windows of an image: a row is a place in it and a few runs of
 //! numbers behind the place, so a convolution needs no copy of its windows. [`Columns`] is the
@@ -10,12 +11,14 @@
 mod lanes;
 pub(super) mod matrix;
 pub(super) mod pairs;
+pub(super) mod pixels;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
 use lanes::{Lanes, Portable, PortablePairs};
 use matrix::Tiles;
+use pixels::Pixels;
 
 /// Vectors that a tile is wide at most.
 pub(super) const WIDEST: usize = 3;
@@ -190,6 +193,24 @@ impl Isa {
                 #[inline(always)]
                 || job.multiply(),
             ),
+        }
+    }
+
+    /// Makes pixels of planes.
+    ///
+    /// # Panics
+    /// Where a plane has another number of pixels.
+    #[inline(always)]
+    pub(super) fn pixels(self, job: Pixels<'_>) {
+        let count = job.to.len() / 3;
+        assert!(job.planes.iter().all(|plane| plane.len() == count), "planes are of one size");
+        match self.vectors() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if count >= pixels::GROUP => {
+                // SAFETY: the bounds were checked, and the instruction set was detected.
+                unsafe { pixels::by_groups(job) }
+            }
+            _ => job.make(),
         }
     }
 

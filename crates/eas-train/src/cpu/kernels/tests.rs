@@ -6,6 +6,7 @@ use eas_ir::Rng;
 
 use super::matrix::{SIDE, Tiles};
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
+use super::pixels::{Pixels, Scales};
 use super::{Columns, Factors, Isa, Rows, Run};
 
 fn numbers(count: usize, rng: &mut Rng) -> Vec<f32> {
@@ -390,4 +391,37 @@ fn tiles_beyond_their_factors_are_refused() {
         width: 16,
         accumulate: false,
     });
+}
+
+#[test]
+fn pixels_are_the_bytes_of_their_planes_scaled() {
+    let channels = [(0.016, 1.9), (0.017, 2.1), (0.015, 1.7)];
+    let scales = Scales::new(channels);
+    let counts = (0..=40).chain([61, 64]).filter(|count| !cfg!(miri) || count % 3 == 0);
+    for (count, isa) in
+        counts.flat_map(|count| Isa::available().into_iter().map(move |isa| (count, isa)))
+    {
+        let mut rng = Rng::new(count as u64);
+        let mut plane = || (0..count).map(|_| rng.next_u32() as u8).collect::<Vec<u8>>();
+        let bytes = [plane(), plane(), plane()];
+        for reversed in [false, true] {
+            let planes = [&bytes[0][..], &bytes[1], &bytes[2]];
+            let mut found = vec![f32::NAN; 3 * count];
+            isa.pixels(Pixels { planes, scales: &scales, reversed, to: &mut found });
+            for (place, found) in found.iter().enumerate() {
+                let (pixel, channel) = (place / 3, place % 3);
+                let from = if reversed { count - 1 - pixel } else { pixel };
+                let (factor, shift) = channels[channel];
+                let expected = f32::from(bytes[channel][from]) * factor - shift;
+                let what = format!("{isa:?}, {count} pixels, reversed: {reversed}, place {place}");
+                assert_eq!(found.to_bits(), expected.to_bits(), "{what}");
+            }
+        }
+    }
+    let (short, long, mut to) = ([0; 9], [0; 10], [0.0; 30]);
+    for isa in Isa::available() {
+        let to = &mut to[..];
+        let job = Pixels { planes: [&long, &short, &long], scales: &scales, reversed: false, to };
+        assert!(catch_unwind(AssertUnwindSafe(|| isa.pixels(job))).is_err(), "{isa:?}");
+    }
 }

@@ -1,0 +1,131 @@
+//! Planes of bytes, made pixels of numbers.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::memory::LINE;
+use crate::data::Scale;
+
+/// Pixels that are made at once.
+#[cfg(target_arch = "x86_64")]
+pub(super) const GROUP: usize = 8;
+
+/// What the bytes of three channels become, for the values of eight pixels: times the first, less the second.
+pub(in crate::cpu) struct Scales([f32; 24], [f32; 24]);
+
+impl Scales {
+    pub(in crate::cpu) fn new(channels: [Scale; 3]) -> Self {
+        let mut scales = Scales([0.0; 24], [0.0; 24]);
+        for (place, (factor, shift)) in scales.0.iter_mut().zip(&mut scales.1).enumerate() {
+            (*factor, *shift) = channels[place % 3];
+        }
+        scales
+    }
+}
+
+/// Pixels of three channels, and the bytes that they are made of.
+pub(in crate::cpu) struct Pixels<'a> {
+    pub(in crate::cpu) planes: [&'a [u8]; 3],
+    pub(in crate::cpu) scales: &'a Scales,
+    /// Whether the last byte is the first pixel's.
+    pub(in crate::cpu) reversed: bool,
+    /// `[pixel][channel]`.
+    pub(in crate::cpu) to: &'a mut [f32],
+}
+
+impl Pixels<'_> {
+    /// By plain loops.
+    #[inline(always)]
+    pub(super) fn make(self) {
+        let Scales(factors, shifts) = self.scales;
+        let last = self.to.len() / 3;
+        for (place, pixel) in self.to.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            let from = if self.reversed { last - 1 - place } else { place };
+            for (channel, value) in pixel.iter_mut().enumerate() {
+                let byte = f32::from(self.planes[channel][from]);
+                *value = byte * factors[channel] - shifts[channel];
+            }
+        }
+    }
+}
+
+/// Asks for bytes that are read soon, so that they are near by then.
+#[inline(always)]
+pub(in crate::cpu) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(4 * LINE) {
+        // SAFETY: every x86-64 has the instruction, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
+/// Where the bytes of eight pixels come from: for the first sixteen and the last eight of them, from red and
+/// green, which take turns, and from blue; none where another gives it.
+#[cfg(target_arch = "x86_64")]
+const fn order(reversed: bool) -> [[i8; 16]; 4] {
+    const NONE: i8 = -1;
+    let mut order = [[NONE; 16]; 4];
+    let mut value = 0;
+    while value < 3 * GROUP {
+        let (pixel, channel) = (value / 3, value % 3);
+        let from = if reversed { GROUP - 1 - pixel } else { pixel };
+        let (half, place) = (value / 16, value % 16);
+        if channel < 2 {
+            order[2 * half][place] = (2 * from + channel) as i8;
+        } else {
+            order[2 * half + 1][place] = from as i8;
+        }
+        value += 1;
+    }
+    order
+}
+
+/// Makes pixels, eight at once. Where they aren't a multiple of eight the last ones are made twice.
+///
+/// # Safety
+/// Needs AVX2, at least [`GROUP`] pixels, and as many bytes in each plane.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn by_groups(job: Pixels<'_>) {
+    const ORDERS: [[[i8; 16]; 4]; 2] = [order(false), order(true)];
+    let count = job.planes[0].len();
+    // SAFETY: all that is read of arrays lies within them; a group starts GROUP pixels before the last one
+    // at most, and the caller promises that there are as many.
+    unsafe {
+        let order = &ORDERS[usize::from(job.reversed)];
+        let [first_rg, first_b, last_rg, last_b] = [0, 1, 2, 3].map(
+            #[inline(always)]
+            |part| _mm_loadu_si128(order[part].as_ptr().cast()),
+        );
+        let part = [0, 8, 16];
+        let factors = part.map(
+            #[inline(always)]
+            |part| _mm256_loadu_ps(job.scales.0.as_ptr().add(part)),
+        );
+        let shifts = part.map(
+            #[inline(always)]
+            |part| _mm256_loadu_ps(job.scales.1.as_ptr().add(part)),
+        );
+        for place in (0..count).step_by(GROUP) {
+            let place = place.min(count - GROUP);
+            let from = if job.reversed { count - GROUP - place } else { place };
+            let [r, g, b] = job.planes.map(
+                #[inline(always)]
+                |plane| _mm_loadl_epi64(plane.as_ptr().add(from).cast()),
+            );
+            let rg = _mm_unpacklo_epi8(r, g);
+            let first = _mm_or_si128(_mm_shuffle_epi8(rg, first_rg), _mm_shuffle_epi8(b, first_b));
+            let last = _mm_or_si128(_mm_shuffle_epi8(rg, last_rg), _mm_shuffle_epi8(b, last_b));
+            let bytes = [first, _mm_srli_si128::<8>(first), last];
+            let to = job.to.as_mut_ptr().add(3 * place);
+            for part in 0..3 {
+                let value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes[part]));
+                let value = _mm256_sub_ps(_mm256_mul_ps(value, factors[part]), shifts[part]);
+                _mm256_storeu_ps(to.add(8 * part), value);
+            }
+        }
+    }
+}
