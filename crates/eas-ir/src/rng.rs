@@ -151,6 +151,21 @@ mod tests {
     }
 
     #[test]
+    fn below_rejects_what_would_come_too_often() {
+        // Half of all draws are rejected.
+        let bound = (1u64 << 63) + 1;
+        let (mut rng, mut plain) = (Rng::new(3), Rng::new(3));
+        for _ in 0..1000 {
+            let expected =
+                std::iter::from_fn(|| Some(u128::from(plain.next_u64()) * u128::from(bound)))
+                    .find(|product| *product as u64 >= bound.wrapping_neg() % bound)
+                    .map(|product| (product >> 64) as usize);
+            assert_eq!(Some(rng.below(bound as usize)), expected);
+        }
+        assert_eq!(rng, plain);
+    }
+
+    #[test]
     fn below_is_uniform_and_normal_has_mean_0_and_deviation_1() {
         let mut rng = Rng::new(1);
         let mut counts = [0u32; 7];

@@ -84,12 +84,12 @@ pub(super) fn take_images(
 #[inline(always)]
 fn take_drawn(isa: Isa, drawn: &Drawn<'_>, image: usize, out: &mut [f32]) {
     let (channels, height, width) = drawn.source().size();
-    let (index, placement, _) = drawn.image(image);
+    let (index, placement) = drawn.image(image);
     let (bytes, size, area) = (drawn.source().image(index), (height, width), height * width);
-    match *drawn.scales() {
+    match drawn.scales() {
         // One channel's pixels stand as they do in its plane.
-        [scale] => place(bytes, size, placement, &[scale], out),
-        [red, green, blue] => {
+        scales @ [_] => place(bytes, size, placement, scales, out),
+        &[red, green, blue] => {
             let scales = Scales::new([red, green, blue]);
             placement.for_parts(
                 size,
@@ -102,7 +102,8 @@ fn take_drawn(isa: Isa, drawn: &Drawn<'_>, image: usize, out: &mut [f32]) {
                 },
             );
         }
-        ref scales => placement.for_parts(
+        // Other numbers of channels are rare, and written plainly.
+        scales => placement.for_parts(
             size,
             out,
             #[inline(always)]

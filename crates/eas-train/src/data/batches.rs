@@ -139,10 +139,15 @@ impl Drawn<'_> {
         self.data.train.source()
     }
 
-    /// An image's place in the source, how it is cut, and the share it keeps where another is mixed in.
-    pub(crate) fn image(&self, image: usize) -> (usize, Placement, Option<f32>) {
-        let own = self.mixed.get(image).map(|mixed| mixed.own as f32);
-        (self.places[image], self.placements[image], own)
+    /// An image's place in the source, and how it is cut.
+    pub(crate) fn image(&self, image: usize) -> (usize, Placement) {
+        (self.places[image], self.placements[image])
+    }
+
+    /// The share that an image keeps where another is mixed in.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn own(&self, image: usize) -> Option<f32> {
+        self.mixed.get(image).map(|mixed| mixed.own as f32)
     }
 
     /// As [`Batch::shown`].
@@ -169,7 +174,7 @@ impl Drawn<'_> {
     pub fn batch(&self) -> Batch {
         let size = self.source().size();
         let mut values = images(self.count(), size, |image, to| {
-            let (index, placement, _) = self.image(image);
+            let (index, placement) = self.image(image);
             place(self.source().image(index), (size.1, size.2), placement, &self.scales, to);
         });
         let in_order = values.as_slice_mut().expect("images stand in order");
@@ -258,8 +263,11 @@ mod tests {
     fn an_image_is_mixed_with_the_next_as_it_was() {
         for (channels, count) in [(1, 1), (3, 1), (1, 2), (3, 5), (4, 7)] {
             let mut rng = Rng::new(count as u64);
-            let shape = Shape::Image { channels, height: 5, width: 7 };
-            let pixels = (0..count * channels * 35).map(|_| rng.next_u32() as u8).collect();
+            // Values of an image that are more than a thread mixes at once, and don't divide evenly.
+            let (height, width) = (9, 61);
+            let shape = Shape::Image { channels, height, width };
+            let pixels =
+                (0..count * channels * height * width).map(|_| rng.next_u32() as u8).collect();
             let source =
                 Labelled::new(shape, vec!["only".to_owned()], pixels, vec![0; count]).unwrap();
             let (mean, deviation) = (vec![0.3; channels], vec![0.2; channels]);
@@ -276,7 +284,9 @@ mod tests {
             for image in 0..count {
                 let (next, own) = ((image + 1) % count, drawn.mixed[image].own as f32);
                 for channel in 0..channels {
-                    for (row, column) in (0..5).flat_map(|row| (0..7).map(move |x| (row, x))) {
+                    for (row, column) in
+                        (0..height).flat_map(|row| (0..width).map(move |x| (row, x)))
+                    {
                         let of = |image| apart[[image, channel, row, column]];
                         let expected = (own * of(image) + (1.0 - own) * of(next)).to_bits();
                         let found = mixed[[image, channel, row, column]].to_bits();

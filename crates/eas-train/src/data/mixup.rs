@@ -2,6 +2,7 @@
 //! minimization*, ICLR 2018): λ x + (1 − λ) x′ counts as λ of x's class and 1 − λ of that of x′.
 
 use eas_ir::Rng;
+use ndarray::{ArrayViewMut2, Axis};
 
 use crate::engine::Mixed;
 
@@ -12,23 +13,43 @@ pub(super) fn mixed(labels: &[usize], own: impl Fn(usize) -> f64) -> Vec<Mixed> 
     (0..count).map(|image| Mixed { label: labels[(image + 1) % count], own: own(image) }).collect()
 }
 
-/// Mixes into each image of a batch, `[batch][values]`, the one that follows it, as it was; an empty `mixed`
-/// leaves them as they are.
+/// Mixes into each image of a batch, `[batch][values]`, the one that follows it, as it was; with nothing to mix,
+/// they stay as they are.
+///
+/// # Panics
+/// Where there isn't a share for each image.
 pub(super) fn mix(mixed: &[Mixed], values: &mut [f32]) {
-    let size = values.len() / mixed.len().max(1);
-    // By pieces, so that little is kept of the first image, which the last one needs as it was.
+    if mixed.is_empty() {
+        return;
+    }
+    assert!(values.len().is_multiple_of(mixed.len()), "images are of one size");
+    let shape = (mixed.len(), values.len() / mixed.len());
+    let images = ArrayViewMut2::from_shape(shape, values).expect("as many values as the shape has");
+    mix_columns(mixed, images);
+}
+
+/// [`mix`], of the same values of all images.
+fn mix_columns(mixed: &[Mixed], mut images: ArrayViewMut2<'_, f32>) {
+    /// Columns that one thread mixes at once.
     const PIECE: usize = 256;
-    for start in (0..size).step_by(PIECE) {
-        let length = PIECE.min(size - start);
-        let mut first = [0.0; PIECE];
-        first[..length].copy_from_slice(&values[start..][..length]);
-        for (image, mixed) in mixed.iter().enumerate() {
-            let (done, later) = values.split_at_mut((image + 1) * size);
-            let next = later.get(start..start + length).unwrap_or(&first[..length]);
-            let own = mixed.own as f32;
-            for (value, next) in done[image * size + start..][..length].iter_mut().zip(next) {
-                *value = own * *value + (1.0 - own) * next;
-            }
+    let columns = images.ncols();
+    if columns > PIECE {
+        let (left, right) = images.split_at(Axis(1), columns / 2);
+        rayon::join(|| mix_columns(mixed, left), || mix_columns(mixed, right));
+        return;
+    }
+    // The last image needs the first one as it was.
+    let mut first = [0.0; PIECE];
+    first.iter_mut().zip(images.row(0)).for_each(|(kept, value)| *kept = *value);
+    let rows = images.outer_iter_mut();
+    let mut rows =
+        rows.map(|row| row.into_slice().expect("a row's values are side by side")).peekable();
+    for mixed in mixed {
+        let row = rows.next().expect("an image each");
+        let next = rows.peek().map_or(&first[..columns], |next| &**next);
+        let own = mixed.own as f32;
+        for (value, next) in row.iter_mut().zip(next) {
+            *value = own * *value + (1.0 - own) * next;
         }
     }
 }

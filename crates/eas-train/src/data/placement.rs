@@ -78,8 +78,8 @@ impl Placement {
         Placement { down, right, mirror, cutout }
     }
 
-    /// Goes through the rows of `to`, `[row][column][values]`, of an image of this height and width: clears
-    /// what doesn't show the image, which is the mean once normalised, and gives `show` what does, with the
+    /// Goes through the rows of `to`, `[row][column][values]`, of an image of this height and width: sets what
+    /// doesn't show the image to 0, the mean once normalised, and gives `show` what does, with the
     /// place in a plane of its first pixel; of its last one, if it is mirrored.
     #[inline(always)]
     pub(crate) fn for_parts(
@@ -89,7 +89,7 @@ impl Placement {
         mut show: impl FnMut(usize, &mut [f32]),
     ) {
         let values = to.len() / (height * width);
-        // Most rows have one margin: to clear none of the other one saves a call.
+        // Most rows have one margin at most, and to fill an empty one would still be a call.
         let clear = |margin: &mut [f32]| {
             if !margin.is_empty() {
                 margin.fill(0.0);

@@ -37,6 +37,19 @@ pub(super) trait Lanes {
     unsafe fn store_part(to: *mut f32, vector: Self::Vector, mask: Self::Mask);
 }
 
+/// Vectors whose halves can hold numbers of two rows.
+pub(super) trait Halves: Lanes {
+    /// # Safety
+    /// As of [`Lanes`]; pointers are to half a vector's numbers.
+    ///
+    /// The first half of one vector and the last of another.
+    unsafe fn join(first: Self::Vector, last: Self::Vector) -> Self::Vector;
+    /// The same numbers in both halves.
+    unsafe fn load_twice(from: *const f32) -> Self::Vector;
+    unsafe fn load_halves(first: *const f32, last: *const f32) -> Self::Vector;
+    unsafe fn store_last_half(to: *mut f32, vector: Self::Vector);
+}
+
 /// Eight numbers without intrinsics.
 pub(super) struct Portable;
 
@@ -130,7 +143,7 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::Lanes;
+    use super::{Halves, Lanes};
 
     /// Sixteen numbers: AVX-512.
     pub(crate) struct Avx512;
@@ -283,6 +296,28 @@ mod x86 {
     half_lanes512!(Avx512HalfSplit, 2, add_split_half);
     lanes_avx2!(Avx2, 1, _mm256_fmadd_ps);
     lanes_avx2!(Avx2Pairs, 2, add_split_half);
+
+    impl Halves for Avx2 {
+        #[inline(always)]
+        unsafe fn join(first: __m256, last: __m256) -> __m256 {
+            unsafe { _mm256_blend_ps::<0b1111_0000>(first, last) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_twice(from: *const f32) -> __m256 {
+            unsafe { _mm256_set_m128(_mm_loadu_ps(from), _mm_loadu_ps(from)) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_halves(first: *const f32, last: *const f32) -> __m256 {
+            unsafe { _mm256_set_m128(_mm_loadu_ps(last), _mm_loadu_ps(first)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_last_half(to: *mut f32, vector: __m256) {
+            unsafe { _mm_storeu_ps(to, _mm256_extractf128_ps::<1>(vector)) }
+        }
+    }
 
     #[inline(always)]
     unsafe fn add_products(factor: __m512, other: __m512, sum: __m512) -> __m512 {

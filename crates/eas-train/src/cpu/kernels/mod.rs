@@ -199,11 +199,12 @@ impl Isa {
     /// Makes pixels of planes.
     ///
     /// # Panics
-    /// Where a plane has another number of pixels.
+    /// Where a plane hasn't a byte for each pixel.
     #[inline(always)]
     pub(super) fn pixels(self, job: Pixels<'_>) {
         let count = job.to.len() / 3;
-        assert!(job.planes.iter().all(|plane| plane.len() == count), "planes are of one size");
+        let fits = |plane: &&[u8]| 3 * plane.len() == job.to.len();
+        assert!(job.planes.iter().all(fits), "a plane has a byte for each pixel");
         match self.vectors() {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if count >= pixels::GROUP => {
@@ -363,7 +364,7 @@ mod x86 {
         rows_avx512_half,
         columns_avx512_half
     );
-    compiled_for!("avx2,fma", Avx2, rows_avx2, columns_avx2);
+    compiled_for!("avx2,fma", Avx2, rows_avx2_whole, columns_avx2_whole);
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma",
         Avx512Pairs,
@@ -389,6 +390,28 @@ mod x86 {
         columns_half_split
     );
     compiled_for!("avx2,fma", Avx2Pairs, rows_avx2_pairs, columns_avx2_pairs);
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn rows_avx2(job: &mut Rows<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tiles::is_of_three_halves::<Avx2>(job.width, job.vectors) {
+                true => tiles::joined_rows::<Avx2>(job),
+                false => rows_avx2_whole(job),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn columns_avx2(job: &mut Columns<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tiles::is_of_three_halves::<Avx2>(job.width, job.vectors) {
+                true => tiles::joined_columns::<Avx2>(job),
+                false => columns_avx2_whole(job),
+            }
+        }
+    }
 
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
     pub(super) unsafe fn run_avx512<R>(work: impl FnOnce() -> R) -> R {

@@ -8,16 +8,19 @@ use crate::cpu::memory::LINE;
 use crate::data::Scale;
 
 /// Pixels that are made at once.
-#[cfg(target_arch = "x86_64")]
 pub(super) const GROUP: usize = 8;
 
-/// What the bytes of three channels become, for the values of eight pixels: times the first, less the second.
-pub(in crate::cpu) struct Scales([f32; 24], [f32; 24]);
+/// What the bytes of three channels become, for each value of a group: times a factor, less a shift.
+pub(in crate::cpu) struct Scales {
+    factors: [f32; 3 * GROUP],
+    shifts: [f32; 3 * GROUP],
+}
 
 impl Scales {
     pub(in crate::cpu) fn new(channels: [Scale; 3]) -> Self {
-        let mut scales = Scales([0.0; 24], [0.0; 24]);
-        for (place, (factor, shift)) in scales.0.iter_mut().zip(&mut scales.1).enumerate() {
+        let mut scales = Scales { factors: [0.0; 3 * GROUP], shifts: [0.0; 3 * GROUP] };
+        let values = scales.factors.iter_mut().zip(&mut scales.shifts).enumerate();
+        for (place, (factor, shift)) in values {
             (*factor, *shift) = channels[place % 3];
         }
         scales
@@ -38,7 +41,7 @@ impl Pixels<'_> {
     /// By plain loops.
     #[inline(always)]
     pub(super) fn make(self) {
-        let Scales(factors, shifts) = self.scales;
+        let Scales { factors, shifts } = self.scales;
         let last = self.to.len() / 3;
         for (place, pixel) in self.to.as_chunks_mut::<3>().0.iter_mut().enumerate() {
             let from = if self.reversed { last - 1 - place } else { place };
@@ -50,11 +53,16 @@ impl Pixels<'_> {
     }
 }
 
-/// Asks for bytes that are read soon, so that they are near by then.
+/// Lines of a cache that are asked for at once, at most: those of an image of CIFAR-10 are fewer.
+#[cfg(target_arch = "x86_64")]
+const LINES: usize = 64;
+
+/// Asks for the first bytes of an image that is read soon, so that they are near by then; the processor
+/// itself asks for those that follow.
 #[inline(always)]
 pub(in crate::cpu) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(4 * LINE) {
+    for line in bytes.chunks(LINE * size_of::<f32>()).take(LINES) {
         // SAFETY: every x86-64 has the instruction, which reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
@@ -62,8 +70,8 @@ pub(in crate::cpu) fn prefetch(bytes: &[u8]) {
     let _ = bytes;
 }
 
-/// Where the bytes of eight pixels come from: for the first sixteen and the last eight of them, from red and
-/// green, which take turns, and from blue; none where another gives it.
+/// Where the bytes of a group come from: the first sixteen of them and the last eight, each from red and green,
+/// which take turns, and from blue. NONE makes a byte 0, so that both can be joined by an OR.
 #[cfg(target_arch = "x86_64")]
 const fn order(reversed: bool) -> [[i8; 16]; 4] {
     const NONE: i8 = -1;
@@ -86,7 +94,7 @@ const fn order(reversed: bool) -> [[i8; 16]; 4] {
 /// Makes pixels, eight at once. Where they aren't a multiple of eight the last ones are made twice.
 ///
 /// # Safety
-/// Needs AVX2, at least [`GROUP`] pixels, and as many bytes in each plane.
+/// Needs AVX2, at least [`GROUP`] bytes in each plane, as many in all, and room for three values of each.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn by_groups(job: Pixels<'_>) {
@@ -100,14 +108,14 @@ pub(super) unsafe fn by_groups(job: Pixels<'_>) {
             #[inline(always)]
             |part| _mm_loadu_si128(order[part].as_ptr().cast()),
         );
-        let part = [0, 8, 16];
-        let factors = part.map(
+        let starts = [0, GROUP, 2 * GROUP];
+        let factors = starts.map(
             #[inline(always)]
-            |part| _mm256_loadu_ps(job.scales.0.as_ptr().add(part)),
+            |start| _mm256_loadu_ps(job.scales.factors.as_ptr().add(start)),
         );
-        let shifts = part.map(
+        let shifts = starts.map(
             #[inline(always)]
-            |part| _mm256_loadu_ps(job.scales.1.as_ptr().add(part)),
+            |start| _mm256_loadu_ps(job.scales.shifts.as_ptr().add(start)),
         );
         for place in (0..count).step_by(GROUP) {
             let place = place.min(count - GROUP);
@@ -124,7 +132,7 @@ pub(super) unsafe fn by_groups(job: Pixels<'_>) {
             for part in 0..3 {
                 let value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes[part]));
                 let value = _mm256_sub_ps(_mm256_mul_ps(value, factors[part]), shifts[part]);
-                _mm256_storeu_ps(to.add(8 * part), value);
+                _mm256_storeu_ps(to.add(GROUP * part), value);
             }
         }
     }

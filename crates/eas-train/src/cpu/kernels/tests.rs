@@ -1,5 +1,6 @@
 //! The products against plain loops, for every instruction set that this machine has.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use eas_ir::Rng;
@@ -393,6 +394,82 @@ fn tiles_beyond_their_factors_are_refused() {
     });
 }
 
+/// Rows of one and a half vectors share vectors two by two, where there are instructions for it.
+#[test]
+fn products_of_twelve_columns_are_those_of_eight_and_of_four_to_the_bit() {
+    let (width, stride) = (12, 15);
+    let parts = [0..8, 8..12];
+    for isa in Isa::available() {
+        for rows in HEIGHTS.iter().copied().chain([6, 10, 12]) {
+            let mut rng = Rng::new(rows as u64);
+            let a = numbers(90, &mut rng);
+            let places: Vec<u32> = (0..rows).map(|_| rng.below(40) as u32).collect();
+            let runs = [Run { start: 0, length: 5 }, Run { start: 9, length: 12 }];
+            let b = numbers(17 * width, &mut rng);
+            // The columns of B from one on, in vectors of these lanes.
+            let packed = |columns: &Range<usize>, row: usize| -> Vec<f32> {
+                let rows = b.chunks_exact(width).flat_map(|numbers| {
+                    let mut packed = vec![0.0; row];
+                    packed[..columns.len()].copy_from_slice(&numbers[columns.clone()]);
+                    packed
+                });
+                rows.collect()
+            };
+            let before = numbers(rows.max(17) * stride, &mut rng);
+            for accumulate in [false, true] {
+                let product = |columns: Range<usize>, c: &mut [f32]| {
+                    let lanes = isa.lanes(columns.len());
+                    let vectors = columns.len().div_ceil(lanes);
+                    isa.rows(Rows {
+                        factors: Factors::Single,
+                        a: &a,
+                        places: &places,
+                        runs: &runs,
+                        b: &packed(&columns, vectors * lanes),
+                        lanes,
+                        vectors,
+                        c: &mut c[columns.start..],
+                        c_stride: stride,
+                        width: columns.len(),
+                        accumulate,
+                    });
+                };
+                let (mut whole, mut apart) = (before.clone(), before.clone());
+                product(0..width, &mut whole);
+                parts.iter().for_each(|columns| product(columns.clone(), &mut apart));
+                assert_eq!(bits(&whole), bits(&apart), "{isa:?}, {rows} rows, {accumulate}");
+                assert_ne!(bits(&whole), bits(&before), "{isa:?}, {rows} rows, {accumulate}");
+            }
+            let transposed = |columns: Range<usize>, c: &mut [f32]| {
+                let lanes = isa.lanes(columns.len());
+                isa.columns(Columns {
+                    factors: Factors::Single,
+                    a: &a,
+                    places: &places[..rows.min(17)],
+                    start: 3,
+                    rows: 13,
+                    b: &b[columns.start..],
+                    b_stride: width,
+                    lanes,
+                    vectors: columns.len().div_ceil(lanes),
+                    c: &mut c[columns.start..],
+                    c_stride: stride,
+                    width: columns.len(),
+                });
+            };
+            let (mut whole, mut apart) = (before.clone(), before.clone());
+            transposed(0..width, &mut whole);
+            parts.iter().for_each(|columns| transposed(columns.clone(), &mut apart));
+            assert_eq!(bits(&whole), bits(&apart), "{isa:?}, {rows} places");
+            assert_ne!(bits(&whole), bits(&before), "{isa:?}, {rows} places");
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
 #[test]
 fn pixels_are_the_bytes_of_their_planes_scaled() {
     let channels = [(0.016, 1.9), (0.017, 2.1), (0.015, 1.7)];
@@ -418,10 +495,13 @@ fn pixels_are_the_bytes_of_their_planes_scaled() {
             }
         }
     }
-    let (short, long, mut to) = ([0; 9], [0; 10], [0.0; 30]);
+    let (short, long) = (&[0; 9][..], &[0; 10][..]);
     for isa in Isa::available() {
-        let to = &mut to[..];
-        let job = Pixels { planes: [&long, &short, &long], scales: &scales, reversed: false, to };
-        assert!(catch_unwind(AssertUnwindSafe(|| isa.pixels(job))).is_err(), "{isa:?}");
+        for (planes, count) in [([long, short, long], 30), ([long; 3], 29), ([long; 3], 32)] {
+            let to = &mut [0.0; 32][..count];
+            let job = Pixels { planes, scales: &scales, reversed: false, to };
+            let what = format!("{isa:?}, {count} values");
+            assert!(catch_unwind(AssertUnwindSafe(|| isa.pixels(job))).is_err(), "{what}");
+        }
     }
 }
