@@ -395,7 +395,7 @@ mod x86 {
     pub(super) unsafe fn rows_avx2(job: &mut Rows<'_>) {
         // SAFETY: the caller's promise.
         unsafe {
-            match tiles::is_of_three_halves::<Avx2>(job.width, job.vectors) {
+            match tiles::is_of_three_halves::<Avx2>(job.width, job.lanes) {
                 true => tiles::joined_rows::<Avx2>(job),
                 false => rows_avx2_whole(job),
             }
@@ -406,7 +406,7 @@ mod x86 {
     pub(super) unsafe fn columns_avx2(job: &mut Columns<'_>) {
         // SAFETY: the caller's promise.
         unsafe {
-            match tiles::is_of_three_halves::<Avx2>(job.width, job.vectors) {
+            match tiles::is_of_three_halves::<Avx2>(job.width, job.lanes) {
                 true => tiles::joined_columns::<Avx2>(job),
                 false => columns_avx2_whole(job),
             }

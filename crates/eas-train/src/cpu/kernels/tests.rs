@@ -158,16 +158,18 @@ fn vectors_of_another_width_than_the_instructions_are_refused() {
         }
     };
     // Wider ones would be more than a vector holds, narrower ones less than it reads.
-    for (lanes, width) in [(16, 16), (4, 4)] {
+    let isas = Isa::available().into_iter().filter(|isa| isa.lanes(1) == 8 && isa.lanes(16) == 8);
+    let cases = [(16, 16, 1), (4, 4, 1), (6, 12, 2)];
+    for (isa, (lanes, width, vectors)) in isas.flat_map(|isa| cases.map(|case| (isa, case))) {
         refused(&|factors| {
-            Isa::Portable.rows(Rows {
+            isa.rows(Rows {
                 factors,
                 a: &[0.5; 1],
                 places: &[0],
                 runs: &[Run { start: 0, length: 1 }],
-                b: &vec![0.5; lanes],
+                b: &vec![0.5; lanes * vectors],
                 lanes,
-                vectors: 1,
+                vectors,
                 c: &mut vec![0.0; width],
                 c_stride: width,
                 width,
@@ -175,7 +177,7 @@ fn vectors_of_another_width_than_the_instructions_are_refused() {
             });
         });
         refused(&|factors| {
-            Isa::Portable.columns(Columns {
+            isa.columns(Columns {
                 factors,
                 a: &[0.5; 1],
                 places: &[0],
@@ -184,7 +186,7 @@ fn vectors_of_another_width_than_the_instructions_are_refused() {
                 b: &vec![0.5; width],
                 b_stride: width,
                 lanes,
-                vectors: 1,
+                vectors,
                 c: &mut vec![0.0; width],
                 c_stride: width,
                 width,

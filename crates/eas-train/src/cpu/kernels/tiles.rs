@@ -230,8 +230,8 @@ unsafe fn store<L: Lanes, const P: usize, const V: usize>(
 
 /// Whether rows of a product are one and a half vectors wide: where two rows share a vector for their last
 /// halves, three vectors do the work of four. Each number's sum is taken in the same order.
-pub(super) fn is_of_three_halves<L: Halves>(width: usize, vectors: usize) -> bool {
-    vectors == 2 && width == L::COUNT + L::COUNT / 2
+pub(super) fn is_of_three_halves<L: Halves>(width: usize, lanes: usize) -> bool {
+    lanes == L::COUNT && width == L::COUNT + L::COUNT / 2
 }
 
 /// Rows of a tile whose last halves are joined.
