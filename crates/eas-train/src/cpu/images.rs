@@ -68,7 +68,7 @@ pub(super) fn take_images(
             out.enumerate().for_each(|(image, out)| {
                 // Images of a batch lie anywhere among those of the source.
                 if image + 1 < drawn.count() {
-                    prefetch(drawn.source().image(drawn.image(image + 1).0));
+                    prefetch(drawn.bytes(image + 1));
                 }
                 isa.run(
                     #[inline(always)]
@@ -84,8 +84,8 @@ pub(super) fn take_images(
 #[inline(always)]
 fn take_drawn(isa: Isa, drawn: &Drawn<'_>, image: usize, out: &mut [f32]) {
     let (channels, height, width) = drawn.source().size();
-    let (index, placement) = drawn.image(image);
-    let (bytes, size, area) = (drawn.source().image(index), (height, width), height * width);
+    let placement = drawn.placement(image);
+    let (bytes, size, area) = (drawn.bytes(image), (height, width), height * width);
     match drawn.scales() {
         // One channel's pixels stand as they do in its plane.
         scales @ [_] => place(bytes, size, placement, scales, out),

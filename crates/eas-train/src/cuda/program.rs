@@ -437,7 +437,7 @@ impl CudaProgram {
             let size = source.size();
             ensure!(size == expected, "expected images of {expected:?}, found {size:?}");
             let placed = (0..step.drawn.count()).map(|image| {
-                let (index, placement) = step.drawn.image(image);
+                let (index, placement) = (step.drawn.index(image), step.drawn.placement(image));
                 let own = step.drawn.own(image);
                 let (label, other, larger) = step.drawn.shown(image);
                 (Placed { index, placement, own }, Shown { label, other, larger })

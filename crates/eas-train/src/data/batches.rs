@@ -22,9 +22,17 @@ pub struct Batches<'a> {
     order: Vec<usize>,
     size: usize,
     next: usize,
-    rng: Rng,
-    /// Which images an alternating mirror begins with, and how many epochs there have been.
-    halves: (Rng, usize),
+    streams: Streams,
+}
+
+/// What the augmentation of images is drawn from.
+#[derive(Clone, Debug)]
+struct Streams {
+    augment: Rng,
+    /// Which images an alternating mirror begins with.
+    mirror: Rng,
+    /// Epochs that there have been.
+    epoch: usize,
 }
 
 impl<'a> Batches<'a> {
@@ -35,18 +43,19 @@ impl<'a> Batches<'a> {
     pub fn new(data: &'a TrainingData, size: usize, rng: &Rng) -> Self {
         let mut order = data.train.indices().to_vec();
         rng.split("order").shuffle(&mut order);
-        let halves = (rng.split("mirror"), 0);
+        let streams =
+            Streams { augment: rng.split("augment"), mirror: rng.split("mirror"), epoch: 0 };
         let (channels, _, _) = data.train.source().size();
         let scales = (0..channels).map(|channel| scale(&data.normalisation, channel)).collect();
-        let (size, rng) = (size.max(1), rng.split("augment"));
-        Batches { data, scales, order, size, next: 0, rng, halves }
+        Batches { data, scales, order, size: size.max(1), next: 0, streams }
     }
 
     /// The batches of an epoch of a training whose stream is `rng`.
     pub fn of_epoch(data: &'a TrainingData, size: usize, rng: &Rng, epoch: usize) -> Self {
         let stream = rng.split("epoch").split_index(epoch as u64);
-        let halves = (rng.split("mirror"), epoch);
-        Batches { halves, ..Batches::new(data, size, &stream) }
+        let batches = Batches::new(data, size, &stream);
+        let streams = Streams { mirror: rng.split("mirror"), epoch, ..batches.streams };
+        Batches { streams, ..batches }
     }
 
     /// Only batches of the full size: what is left over of this epoch's order isn't trained on.
@@ -83,27 +92,15 @@ impl<'a> Iterator for Batches<'a> {
         }
         self.next += places.len();
         let TrainingData { train, augment, .. } = self.data;
-        let (_, height, width) = train.source().size();
-        let placements = places.iter().map(|index| {
-            let mut rng = self.rng.split_index(*index as u64);
-            let mut place = Placement::draw(*augment, (height, width), &mut rng);
-            if augment.mirror == Mirror::Alternating {
-                let (halves, epoch) = &self.halves;
-                let begins = halves.split_index(*index as u64).next_u32() & 1 == 1;
-                place.mirror = begins ^ (epoch % 2 == 1);
-            }
-            place
-        });
-        let placements = placements.collect();
         let labels: Vec<usize> = places.iter().map(|index| train.label(*index)).collect();
-        let stream = self.rng.split("mixup");
+        let stream = self.streams.augment.split("mixup");
         let own = |place: usize| share(augment.mixup, &mut stream.split_index(place as u64));
         let mixed = match augment.mixup > 0.0 {
             true => mixed(&labels, |image| own(places[image])),
             false => Vec::new(),
         };
-        let scales = self.scales.clone();
-        Some(Drawn { data: self.data, scales, places, placements, labels, mixed })
+        let (scales, streams) = (self.scales.clone(), self.streams.clone());
+        Some(Drawn { data: self.data, scales, places, labels, mixed, streams })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -121,11 +118,11 @@ pub struct Drawn<'a> {
     scales: Arc<[Scale]>,
     /// Places in the source, `[batch]`.
     places: Vec<usize>,
-    placements: Vec<Placement>,
     /// A class each, `[batch]`.
     labels: Vec<usize>,
     /// What is mixed into each, `[batch]`; empty where images are as they are.
     mixed: Vec<Mixed>,
+    streams: Streams,
 }
 
 impl Drawn<'_> {
@@ -139,9 +136,29 @@ impl Drawn<'_> {
         self.data.train.source()
     }
 
-    /// An image's place in the source, and how it is cut.
-    pub(crate) fn image(&self, image: usize) -> (usize, Placement) {
-        (self.places[image], self.placements[image])
+    /// The bytes of an image, as its source has them.
+    pub(crate) fn bytes(&self, image: usize) -> &[u8] {
+        self.source().image(self.places[image])
+    }
+
+    /// An image's place in the source.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn index(&self, image: usize) -> usize {
+        self.places[image]
+    }
+
+    /// How an image is cut. It is drawn anew by each call, so that threads which make images share that out too.
+    pub(crate) fn placement(&self, image: usize) -> Placement {
+        let (augment, index) = (self.data.augment, self.places[image] as u64);
+        let (_, height, width) = self.source().size();
+        let Streams { augment: stream, mirror, epoch } = &self.streams;
+        let mut placement =
+            Placement::draw(augment, (height, width), &mut stream.split_index(index));
+        if augment.mirror == Mirror::Alternating {
+            let begins = mirror.split_index(index).next_u32() & 1 == 1;
+            placement.mirror = begins ^ (epoch % 2 == 1);
+        }
+        placement
     }
 
     /// The share that an image keeps where another is mixed in.
@@ -174,8 +191,8 @@ impl Drawn<'_> {
     pub fn batch(&self) -> Batch {
         let size = self.source().size();
         let mut values = images(self.count(), size, |image, to| {
-            let (index, placement) = self.image(image);
-            place(self.source().image(index), (size.1, size.2), placement, &self.scales, to);
+            let placement = self.placement(image);
+            place(self.bytes(image), (size.1, size.2), placement, &self.scales, to);
         });
         let in_order = values.as_slice_mut().expect("images stand in order");
         self.mix(in_order);

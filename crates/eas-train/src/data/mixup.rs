@@ -17,7 +17,7 @@ pub(super) fn mixed(labels: &[usize], own: impl Fn(usize) -> f64) -> Vec<Mixed> 
 /// they stay as they are.
 ///
 /// # Panics
-/// Where there isn't a share for each image.
+/// Where the values aren't as many images of one size as there are shares.
 pub(super) fn mix(mixed: &[Mixed], values: &mut [f32]) {
     if mixed.is_empty() {
         return;
@@ -30,7 +30,7 @@ pub(super) fn mix(mixed: &[Mixed], values: &mut [f32]) {
 
 /// [`mix`], of the same values of all images.
 fn mix_columns(mixed: &[Mixed], mut images: ArrayViewMut2<'_, f32>) {
-    /// Columns that one thread mixes at once.
+    /// Columns that one thread mixes at once, at most.
     const PIECE: usize = 256;
     let columns = images.ncols();
     if columns > PIECE {

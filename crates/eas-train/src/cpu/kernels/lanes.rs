@@ -37,19 +37,6 @@ pub(super) trait Lanes {
     unsafe fn store_part(to: *mut f32, vector: Self::Vector, mask: Self::Mask);
 }
 
-/// Vectors whose halves can hold numbers of two rows.
-pub(super) trait Halves: Lanes {
-    /// # Safety
-    /// As of [`Lanes`]; pointers are to half a vector's numbers.
-    ///
-    /// The first half of one vector and the last of another.
-    unsafe fn join(first: Self::Vector, last: Self::Vector) -> Self::Vector;
-    /// The same numbers in both halves.
-    unsafe fn load_twice(from: *const f32) -> Self::Vector;
-    unsafe fn load_halves(first: *const f32, last: *const f32) -> Self::Vector;
-    unsafe fn store_last_half(to: *mut f32, vector: Self::Vector);
-}
-
 /// Eight numbers without intrinsics.
 pub(super) struct Portable;
 
@@ -143,7 +130,8 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Halves, Lanes};
+    use super::super::joined::Halves;
+    use super::Lanes;
 
     /// Sixteen numbers: AVX-512.
     pub(crate) struct Avx512;

@@ -8,6 +8,8 @@
 
 #![expect(unsafe_code, reason = "intrinsics, and pointers whose bounds are checked once a panel")]
 
+#[cfg(target_arch = "x86_64")]
+mod joined;
 mod lanes;
 pub(super) mod matrix;
 pub(super) mod pairs;
@@ -202,12 +204,11 @@ impl Isa {
     /// Where a plane hasn't a byte for each pixel.
     #[inline(always)]
     pub(super) fn pixels(self, job: Pixels<'_>) {
-        let count = job.to.len() / 3;
         let fits = |plane: &&[u8]| 3 * plane.len() == job.to.len();
         assert!(job.planes.iter().all(fits), "a plane has a byte for each pixel");
         match self.vectors() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if count >= pixels::GROUP => {
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if job.to.len() / 3 >= pixels::GROUP => {
                 // SAFETY: the bounds were checked, and the instruction set was detected.
                 unsafe { pixels::by_groups(job) }
             }
@@ -334,7 +335,7 @@ mod x86 {
         Avx2, Avx2Pairs, Avx512, Avx512Half, Avx512HalfPairs, Avx512HalfSplit, Avx512Pairs,
         Avx512Split,
     };
-    use super::{Columns, Rows, tiles};
+    use super::{Columns, Rows, joined, tiles};
 
     macro_rules! compiled_for {
         ($features:literal, $lanes:ty, $rows:ident, $columns:ident) => {
@@ -395,8 +396,8 @@ mod x86 {
     pub(super) unsafe fn rows_avx2(job: &mut Rows<'_>) {
         // SAFETY: the caller's promise.
         unsafe {
-            match tiles::is_of_three_halves::<Avx2>(job.width, job.lanes) {
-                true => tiles::joined_rows::<Avx2>(job),
+            match joined::is_of_three_halves::<Avx2>(job.width, job.lanes) {
+                true => joined::rows::<Avx2>(job),
                 false => rows_avx2_whole(job),
             }
         }
@@ -406,8 +407,8 @@ mod x86 {
     pub(super) unsafe fn columns_avx2(job: &mut Columns<'_>) {
         // SAFETY: the caller's promise.
         unsafe {
-            match tiles::is_of_three_halves::<Avx2>(job.width, job.lanes) {
-                true => tiles::joined_columns::<Avx2>(job),
+            match joined::is_of_three_halves::<Avx2>(job.width, job.lanes) {
+                true => joined::columns::<Avx2>(job),
                 false => columns_avx2_whole(job),
             }
         }

@@ -3,7 +3,7 @@
 
 #![expect(clippy::needless_range_loop, reason = "constant indices keep sums in registers")]
 
-use super::lanes::{Halves, Lanes};
+use super::lanes::Lanes;
 use super::{Columns, Rows};
 
 /// Rows of a tile.
@@ -36,7 +36,7 @@ const fn tallest<L: Lanes>(vectors: usize) -> usize {
 
 /// Cuts rows into tiles of nearly the same height, so that nine are five and four, not eight and one:
 /// where tile `index` of `count` ends.
-const fn end_of_tile(index: usize, count: usize, rows: usize) -> usize {
+pub(super) const fn end_of_tile(index: usize, count: usize, rows: usize) -> usize {
     (index + 1) * rows / count
 }
 
@@ -223,185 +223,6 @@ unsafe fn store<L: Lanes, const P: usize, const V: usize>(
             let mask = L::mask(count);
             for p in 0..P {
                 L::store_part(last.add(p * stride), sums[p][V - 1], mask);
-            }
-        }
-    }
-}
-
-/// Whether rows of a product are one and a half vectors wide: where two rows share a vector for their last
-/// halves, three vectors do the work of four. Each number's sum is taken in the same order.
-pub(super) fn is_of_three_halves<L: Halves>(width: usize, lanes: usize) -> bool {
-    lanes == L::COUNT && width == L::COUNT + L::COUNT / 2
-}
-
-/// Rows of a tile whose last halves are joined.
-const JOINED: usize = 6;
-
-/// Calls a tile function for the number of rows that a constant can have.
-macro_rules! by_joined_height {
-    ($height:expr, $tile:ident::<$lanes:ident>($($argument:expr),*)) => {
-        match $height {
-            6 => $tile::<$lanes, 6, 3>($($argument),*),
-            5 => $tile::<$lanes, 5, 3>($($argument),*),
-            4 => $tile::<$lanes, 4, 2>($($argument),*),
-            3 => $tile::<$lanes, 3, 2>($($argument),*),
-            2 => $tile::<$lanes, 2, 1>($($argument),*),
-            _ => $tile::<$lanes, 1, 1>($($argument),*),
-        }
-    };
-}
-
-/// [`rows`], of [three halves](is_of_three_halves).
-///
-/// # Safety
-/// The instruction set of `L`, and a job of that width whose bounds were checked.
-#[inline(always)]
-pub(super) unsafe fn joined_rows<L: Halves>(job: &mut Rows<'_>) {
-    let rows = job.places.len();
-    let tiles = rows.div_ceil(JOINED);
-    let mut row = 0;
-    for tile in 0..tiles {
-        let end = end_of_tile(tile, tiles, rows);
-        // SAFETY: the caller's promise; the tile's rows are rows of the job.
-        unsafe { by_joined_height!(end - row, joined_rows_tile::<L>(job, row)) };
-        row = end;
-    }
-}
-
-/// [`columns`], of [three halves](is_of_three_halves).
-///
-/// # Safety
-/// As of [`joined_rows`].
-#[inline(always)]
-pub(super) unsafe fn joined_columns<L: Halves>(job: &mut Columns<'_>) {
-    let tiles = job.rows.div_ceil(JOINED);
-    let mut row = 0;
-    for tile in 0..tiles {
-        let end = end_of_tile(tile, tiles, job.rows);
-        // SAFETY: the caller's promise; the tile's rows are rows of the job.
-        unsafe { by_joined_height!(end - row, joined_columns_tile::<L>(job, row)) };
-        row = end;
-    }
-}
-
-/// `Q` is half of `P`, rounded up.
-#[inline(always)]
-unsafe fn joined_rows_tile<L: Halves, const P: usize, const Q: usize>(
-    job: &mut Rows<'_>,
-    row: usize,
-) {
-    // SAFETY: the job's bounds were checked for all its rows, runs and columns.
-    unsafe {
-        let places = job.places.as_ptr().add(row);
-        let mut rows = [job.a.as_ptr(); P];
-        for (index, place) in rows.iter_mut().enumerate() {
-            *place = place.add(*places.add(index) as usize);
-        }
-        let c = job.c.as_mut_ptr().add(row * job.c_stride);
-        let mut sums = load_joined::<L, P, Q>(c, job.c_stride, job.accumulate);
-        let mut b = job.b.as_ptr();
-        for run in job.runs {
-            for k in run.start..run.start + run.length {
-                let (first, last) = (L::load(b), L::load_twice(b.add(L::COUNT)));
-                for q in 0..Q {
-                    let (one, other) = (2 * q, (2 * q + 1).min(P - 1));
-                    let x = [L::splat(rows[one].add(k)), L::splat(rows[other].add(k))];
-                    add_joined::<L, P, Q>(&mut sums, q, x, first, last);
-                }
-                b = b.add(2 * L::COUNT);
-            }
-        }
-        store_joined::<L, P, Q>(sums, c, job.c_stride);
-    }
-}
-
-#[inline(always)]
-unsafe fn joined_columns_tile<L: Halves, const P: usize, const Q: usize>(
-    job: &mut Columns<'_>,
-    row: usize,
-) {
-    // SAFETY: the job's bounds were checked for all its places, rows and columns.
-    unsafe {
-        let a = job.a.as_ptr().add(job.start + row);
-        let c = job.c.as_mut_ptr().add(row * job.c_stride);
-        let mut sums = load_joined::<L, P, Q>(c, job.c_stride, true);
-        let mut b = job.b.as_ptr();
-        for place in job.places {
-            let numbers = a.add(*place as usize);
-            let (first, last) = (L::load(b), L::load_twice(b.add(L::COUNT)));
-            for q in 0..Q {
-                let (one, other) = (2 * q, (2 * q + 1).min(P - 1));
-                let x = [L::splat(numbers.add(one)), L::splat(numbers.add(other))];
-                add_joined::<L, P, Q>(&mut sums, q, x, first, last);
-            }
-            b = b.wrapping_add(job.b_stride);
-        }
-        store_joined::<L, P, Q>(sums, c, job.c_stride);
-    }
-}
-
-/// The sums of rows' first vectors, and of the halves behind them, two rows' in a vector.
-type Joined<L, const P: usize, const Q: usize> =
-    ([<L as Lanes>::Vector; P], [<L as Lanes>::Vector; Q]);
-
-/// Adds the products of two rows' numbers with a row of B.
-#[inline(always)]
-unsafe fn add_joined<L: Halves, const P: usize, const Q: usize>(
-    (firsts, lasts): &mut Joined<L, P, Q>,
-    q: usize,
-    [one, other]: [L::Vector; 2],
-    first: L::Vector,
-    last: L::Vector,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        firsts[2 * q] = L::multiply_add(one, first, firsts[2 * q]);
-        if 2 * q + 1 < P {
-            firsts[2 * q + 1] = L::multiply_add(other, first, firsts[2 * q + 1]);
-        }
-        lasts[q] = L::multiply_add(L::join(one, other), last, lasts[q]);
-    }
-}
-
-/// [`load`], of joined rows; the second half of the last vector isn't used where rows are odd.
-#[inline(always)]
-unsafe fn load_joined<L: Halves, const P: usize, const Q: usize>(
-    c: *const f32,
-    stride: usize,
-    accumulate: bool,
-) -> Joined<L, P, Q> {
-    // SAFETY: the caller promises P rows of three halves.
-    unsafe {
-        let (mut firsts, mut lasts) = ([L::zero(); P], [L::zero(); Q]);
-        if accumulate {
-            for p in 0..P {
-                firsts[p] = L::load(c.add(p * stride));
-            }
-            for q in 0..Q {
-                let half = |p: usize| c.add(p.min(P - 1) * stride + L::COUNT);
-                lasts[q] = L::load_halves(half(2 * q), half(2 * q + 1));
-            }
-        }
-        (firsts, lasts)
-    }
-}
-
-/// [`store`], of joined rows.
-#[inline(always)]
-unsafe fn store_joined<L: Halves, const P: usize, const Q: usize>(
-    (firsts, lasts): Joined<L, P, Q>,
-    c: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: the caller promises P rows of three halves.
-    unsafe {
-        for p in 0..P {
-            L::store(c.add(p * stride), firsts[p]);
-        }
-        for q in 0..Q {
-            L::store_half(c.add(2 * q * stride + L::COUNT), lasts[q]);
-            if 2 * q + 1 < P {
-                L::store_last_half(c.add((2 * q + 1) * stride + L::COUNT), lasts[q]);
             }
         }
     }
