@@ -22,10 +22,8 @@ pub(super) trait Halves: Lanes {
     unsafe fn store_last_half(to: *mut f32, vector: Self::Vector);
 }
 
-/// Whether rows of a product are one and a half vectors wide.
-pub(super) fn is_of_three_halves<L: Halves>(width: usize, lanes: usize) -> bool {
-    lanes == L::COUNT && width == L::COUNT + L::COUNT / 2
-}
+/// Numbers of a row of one and a half vectors of eight.
+pub(super) const WIDTH: usize = 12;
 
 /// Rows of a tile.
 const TALLEST: usize = 6;
@@ -45,10 +43,11 @@ macro_rules! by_height {
     }};
 }
 
-/// [`tiles::rows`](super::tiles::rows), of [three halves](is_of_three_halves).
+/// [`tiles::rows`](super::tiles::rows), of rows of [`WIDTH`].
 ///
 /// # Safety
-/// The instruction set of `L`, and a job of that width, so of two vectors a row of B, whose bounds were checked.
+/// The instruction set of `L`, of eight lanes, and a job of that width, so of two vectors a row of B, whose bounds
+/// were checked.
 #[inline(always)]
 pub(super) unsafe fn rows<L: Halves>(job: &mut Rows<'_>) {
     let rows = job.places.len();
@@ -62,7 +61,7 @@ pub(super) unsafe fn rows<L: Halves>(job: &mut Rows<'_>) {
     }
 }
 
-/// [`tiles::columns`](super::tiles::columns), of [three halves](is_of_three_halves).
+/// [`tiles::columns`](super::tiles::columns), of rows of [`WIDTH`].
 ///
 /// # Safety
 /// As of [`rows`].
@@ -80,7 +79,7 @@ pub(super) unsafe fn columns<L: Halves>(job: &mut Columns<'_>) {
 
 #[inline(always)]
 unsafe fn rows_tile<L: Halves, const P: usize, const Q: usize>(job: &mut Rows<'_>, row: usize) {
-    const { assert!(Q == P.div_ceil(2)) };
+    const { assert!(Q == P.div_ceil(2) && WIDTH == L::COUNT + L::COUNT / 2) };
     // SAFETY: the job's bounds were checked for all its rows, runs and columns.
     unsafe {
         let places = job.places.as_ptr().add(row);
@@ -111,7 +110,7 @@ unsafe fn columns_tile<L: Halves, const P: usize, const Q: usize>(
     job: &mut Columns<'_>,
     row: usize,
 ) {
-    const { assert!(Q == P.div_ceil(2)) };
+    const { assert!(Q == P.div_ceil(2) && WIDTH == L::COUNT + L::COUNT / 2) };
     // SAFETY: the job's bounds were checked for all its places, rows and columns.
     unsafe {
         let a = job.a.as_ptr().add(job.start + row);
@@ -162,7 +161,7 @@ unsafe fn load<L: Halves, const P: usize, const Q: usize>(
     stride: usize,
     accumulate: bool,
 ) -> Joined<L, P, Q> {
-    // SAFETY: the caller promises P rows of three halves.
+    // SAFETY: the caller promises P rows of one and a half vectors.
     unsafe {
         let (mut firsts, mut lasts) = ([L::zero(); P], [L::zero(); Q]);
         if accumulate {
@@ -185,7 +184,7 @@ unsafe fn store<L: Halves, const P: usize, const Q: usize>(
     c: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: the caller promises P rows of three halves.
+    // SAFETY: the caller promises P rows of one and a half vectors.
     unsafe {
         for p in 0..P {
             L::store(c.add(p * stride), firsts[p]);

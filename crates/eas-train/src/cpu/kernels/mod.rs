@@ -266,6 +266,10 @@ impl Isa {
                     x86::rows_avx512_half(&mut job);
                 }
                 #[cfg(target_arch = "x86_64")]
+                (Factors::Single, Isa::Avx2, 8) if job.width == joined::WIDTH => {
+                    x86::rows_avx2_joined(&mut job);
+                }
+                #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx2, _) => x86::rows_avx2(&mut job),
                 (Factors::Single, _, _) => tiles::rows::<Portable>(&mut job),
                 #[cfg(target_arch = "x86_64")]
@@ -306,6 +310,10 @@ impl Isa {
                     x86::columns_avx512_half(&mut job);
                 }
                 #[cfg(target_arch = "x86_64")]
+                (Factors::Single, Isa::Avx2, 8) if job.width == joined::WIDTH => {
+                    x86::columns_avx2_joined(&mut job);
+                }
+                #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx2, _) => x86::columns_avx2(&mut job),
                 (Factors::Single, _, _) => tiles::columns::<Portable>(&mut job),
                 #[cfg(target_arch = "x86_64")]
@@ -338,81 +346,66 @@ mod x86 {
     use super::{Columns, Rows, joined, tiles};
 
     macro_rules! compiled_for {
-        ($features:literal, $lanes:ty, $rows:ident, $columns:ident) => {
+        ($features:literal, $tiles:ident, $lanes:ty, $rows:ident, $columns:ident) => {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $rows(job: &mut Rows<'_>) {
                 // SAFETY: the caller's promise.
-                unsafe { tiles::rows::<$lanes>(job) }
+                unsafe { $tiles::rows::<$lanes>(job) }
             }
 
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $columns(job: &mut Columns<'_>) {
                 // SAFETY: the caller's promise.
-                unsafe { tiles::columns::<$lanes>(job) }
+                unsafe { $tiles::columns::<$lanes>(job) }
             }
         };
     }
 
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        tiles,
         Avx512,
         rows_avx512,
         columns_avx512
     );
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        tiles,
         Avx512Half,
         rows_avx512_half,
         columns_avx512_half
     );
-    compiled_for!("avx2,fma", Avx2, rows_avx2_whole, columns_avx2_whole);
+    compiled_for!("avx2,fma", tiles, Avx2, rows_avx2, columns_avx2);
+    compiled_for!("avx2,fma", joined, Avx2, rows_avx2_joined, columns_avx2_joined);
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma",
+        tiles,
         Avx512Pairs,
         rows_pairs,
         columns_pairs
     );
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma",
+        tiles,
         Avx512HalfPairs,
         rows_half_pairs,
         columns_half_pairs
     );
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        tiles,
         Avx512Split,
         rows_split,
         columns_split
     );
     compiled_for!(
         "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
+        tiles,
         Avx512HalfSplit,
         rows_half_split,
         columns_half_split
     );
-    compiled_for!("avx2,fma", Avx2Pairs, rows_avx2_pairs, columns_avx2_pairs);
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn rows_avx2(job: &mut Rows<'_>) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match joined::is_of_three_halves::<Avx2>(job.width, job.lanes) {
-                true => joined::rows::<Avx2>(job),
-                false => rows_avx2_whole(job),
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn columns_avx2(job: &mut Columns<'_>) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match joined::is_of_three_halves::<Avx2>(job.width, job.lanes) {
-                true => joined::columns::<Avx2>(job),
-                false => columns_avx2_whole(job),
-            }
-        }
-    }
+    compiled_for!("avx2,fma", tiles, Avx2Pairs, rows_avx2_pairs, columns_avx2_pairs);
 
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
     pub(super) unsafe fn run_avx512<R>(work: impl FnOnce() -> R) -> R {
