@@ -14,6 +14,7 @@ use super::kernels::matrix::{MOST_COLUMNS, SIDE, SLACK, Tiles};
 use super::kernels::pairs::{pair, pair_channels};
 use super::memory::Scratch;
 use super::values::Reader;
+use super::windows::within_border;
 
 /// Filters that make it worth the while: with fewer most of a tile would be empty.
 const FEWEST_FILTERS: usize = 12;
@@ -262,14 +263,9 @@ impl Matrix {
         beyond[..SLACK].fill(0.0);
         for (index, to) in to.chunks_exact_mut(width * pixel).enumerate() {
             let (set, y) = (index / height, index % height);
-            let Some(from) = y.checked_sub(border).filter(|from| *from < from_height) else {
-                to.fill(0.0);
+            let Some((from, middle)) = within_border(to, pixel, y, border, &images.view) else {
                 continue;
             };
-            let (left, rest) = to.split_at_mut(border * pixel);
-            let (middle, right) = rest.split_at_mut(from_width * pixel);
-            left.fill(0.0);
-            right.fill(0.0);
             let filled = lanes.min(count - set * lanes);
             if filled < lanes {
                 // A tile reaches beyond the last image's numbers.
@@ -302,14 +298,9 @@ impl Matrix {
         beyond[..self.beyond()].fill(0.0);
         let (one, other) = rows.split_at_mut(self.row());
         for (y, to) in to.chunks_exact_mut(width * pixel).enumerate() {
-            let Some(from) = y.checked_sub(border).filter(|from| *from < from_height) else {
-                to.fill(0.0);
+            let Some((from, middle)) = within_border(to, pixel, y, border, &images.view) else {
                 continue;
             };
-            let (left, rest) = to.split_at_mut(border * pixel);
-            let (middle, right) = rest.split_at_mut(from_width * pixel);
-            left.fill(0.0);
-            right.fill(0.0);
             for couple in 0..couples {
                 let first = |image: usize| (image * from_height + from) * from_width;
                 for (image, row) in [&mut *one, &mut *other].into_iter().enumerate() {

@@ -3,7 +3,7 @@
 //!
 //! Values stand as `[image][row][column][channel]`. Batch norms and ReLUs are applied by whoever
 //! reads a value ([`values`]), so neither their results nor copies for a concatenation are stored
-//! ([`plan`], [`placement`]). Convolutions multiply windows in place ([`correlation`]) by kernels for
+//! ([`plan`], [`placement`]). Convolutions multiply windows in place ([`correlation`], [`product`]) by kernels for
 //! AVX-512, AVX2 or any machine ([`kernels`]); wide ones of 3×3 and 5×5 go by tiles, which takes a
 //! quarter to a third of the multiplications ([`winograd`]). A training step may multiply in bf16 what
 //! isn't faster by tiles ([`paired`]), or what fills matrix units where the processor has some ([`matrix`]). Work
@@ -23,6 +23,7 @@ mod paired;
 mod placement;
 mod plan;
 mod pool;
+mod product;
 mod program;
 mod values;
 mod weights;

@@ -8,12 +8,11 @@
 use rayon::prelude::*;
 
 use super::convolution::{Method, Pieces};
-use super::correlation::{
-    Block, Geometry, PART_PIXELS, PackedShape, Stage, TRANSPOSED_PIXELS, kernel_runs, stages,
-};
+use super::correlation::{Geometry, PART_PIXELS};
 use super::kernels::pairs::{pair, pair_channels, pair_with_later};
-use super::kernels::{Columns, Factors, Isa, Rows, Run};
+use super::kernels::{Factors, Isa};
 use super::memory::Scratch;
+use super::product::Product;
 use super::values::Reader;
 use super::weights::unpack_gradient;
 use super::windows::Windows;
@@ -23,16 +22,10 @@ use super::windows::Windows;
 pub(super) struct Paired {
     geometry: Geometry,
     is_backward: bool,
-    /// Pairs of a group's channels, and the windows over them.
-    read: usize,
-    paired: Windows,
-    stages: Vec<Stage>,
-    weights: PackedShape,
-    /// For the weight's gradient: windows over channels, their runs of the first group, and the form
-    /// of the sums.
-    single: Windows,
-    runs: Vec<Run>,
-    sums: PackedShape,
+    /// Over pairs of channels.
+    paired: Product,
+    /// Over channels, for the weight's gradient.
+    single: Product,
     couples: Couples,
 }
 
@@ -88,19 +81,10 @@ impl Paired {
         };
         let pairs = channels.div_ceil(2);
         let (single, paired) = (windows(geometry, channels), windows(geometry, pairs));
-        let shape = |channels| PackedShape::new(groups, kernel * kernel * channels, made, isa);
-        Paired {
-            geometry: *geometry,
-            is_backward,
-            read: pairs / groups,
-            stages: stages(&kernel_runs(kernel, groups, &paired)),
-            weights: shape(pairs / groups),
-            runs: kernel_runs(kernel, groups, &single),
-            sums: shape(channels / groups),
-            couples: Couples::new(single.places(single.block), stride * channels),
-            single,
-            paired,
-        }
+        let couples = Couples::new(single.places(single.block), stride * channels);
+        let product = |windows| Product::new(Factors::Pairs, windows, kernel, groups, made, isa);
+        let (single, paired) = (product(single), product(paired));
+        Paired { geometry: *geometry, is_backward, paired, single, couples }
     }
 
     /// The slopes of couples of windows, `[couple][filter]`; 0 where there is no second window.
@@ -128,17 +112,18 @@ impl Paired {
 
 impl Method for Paired {
     fn block(&self) -> usize {
-        self.single.block
+        self.single.windows.block
     }
 
     fn scratch(&self) -> usize {
         // Behind the images stand the slopes of couples of windows.
-        self.single.scratch() + self.couples.first.len() * self.geometry.filters
+        self.single.windows.scratch() + self.couples.first.len() * self.geometry.filters
     }
 
     fn pieces(&self) -> Pieces {
         // The sums of a weight's gradient take more places than its pairs.
-        Pieces { count: self.sums.count(), size: self.sums.block_size() }
+        let shape = &self.single.weights;
+        Pieces { count: shape.count(), size: shape.block_size() }
     }
 
     fn part_pixels(&self) -> usize {
@@ -146,7 +131,7 @@ impl Method for Paired {
     }
 
     fn pack(&self, isa: Isa, weight: &[f32], packed: &mut [f32]) {
-        let (geometry, shape) = (&self.geometry, &self.weights);
+        let (geometry, shape) = (&self.geometry, &self.paired.weights);
         let (from, to) = (geometry.read(), geometry.made());
         let taps = geometry.kernel * geometry.kernel;
         let packed = &mut packed[..shape.size()];
@@ -163,9 +148,10 @@ impl Method for Paired {
             isa.run(
                 #[inline(always)]
                 || {
-                    for index in 0..self.read {
+                    for index in 0..self.paired.read {
                         for tap in 0..taps {
-                            let packed = &mut packed[(tap * self.read + index) * row..][..row];
+                            let packed =
+                                &mut packed[(tap * self.paired.read + index) * row..][..row];
                             let (used, room) = packed.split_at_mut(block.width);
                             for (lane, to) in used.iter_mut().enumerate() {
                                 let place = |channel| place(block.column + lane, channel, tap);
@@ -187,39 +173,20 @@ impl Method for Paired {
         scratch: &Scratch,
         images: &Reader<'_>,
         packed: &[f32],
-        (out, stride): (&mut [f32], usize),
+        out: (&mut [f32], usize),
         accumulate: bool,
     ) {
-        let shape = &self.weights;
+        let windows = &self.single.windows;
         scratch.with(|scratch| {
-            let filled = &mut scratch[..images.count() * self.single.image()];
+            let filled = &mut scratch[..images.count() * windows.image()];
             isa.run(
                 #[inline(always)]
                 || {
-                    self.single.fill(filled, images);
-                    pair_channels(filled, self.single.channels);
+                    windows.fill(filled, images);
+                    pair_channels(filled, windows.channels);
                 },
             );
-            let blocks = packed[..shape.size()].chunks_exact(shape.block_size());
-            for stage in &self.stages {
-                for (index, packed) in blocks.clone().enumerate() {
-                    let Block { group, column, width, vectors } = shape.block(index);
-                    let row = vectors * shape.lanes;
-                    isa.rows(Rows {
-                        factors: Factors::Pairs,
-                        a: &filled[group * self.read..],
-                        places: self.paired.places(images.count()),
-                        runs: &stage.runs,
-                        b: &packed[stage.start * row..][..stage.length * row],
-                        lanes: shape.lanes,
-                        vectors,
-                        c: &mut out[group * shape.made + column..],
-                        c_stride: stride,
-                        width,
-                        accumulate: accumulate || stage.start > 0,
-                    });
-                }
-            }
+            self.paired.run(isa, (filled, images.count()), packed, out, accumulate);
         });
     }
 
@@ -232,53 +199,26 @@ impl Method for Paired {
         first: usize,
         sums: &mut [f32],
     ) {
-        let (shape, filters) = (&self.sums, self.geometry.filters);
-        let windows = images.count() * self.single.count;
+        let (single, filters) = (&self.single.windows, self.geometry.filters);
+        let windows = images.count() * single.count;
         let couples = self.couples.of(windows);
         scratch.with(|scratch| {
-            let (filled, rest) = scratch.split_at_mut(images.count() * self.single.image());
+            let (filled, rest) = scratch.split_at_mut(images.count() * single.image());
             let paired = &mut rest[..couples * filters];
             isa.run(
                 #[inline(always)]
                 || {
-                    self.single.fill(filled, images);
-                    let step = self.geometry.stride * self.single.channels;
-                    pair_with_later(filled, step);
+                    single.fill(filled, images);
+                    pair_with_later(filled, self.geometry.stride * single.channels);
                     self.pair_slopes(windows, slopes, paired);
                 },
             );
-            let all = self.geometry.channels / self.geometry.groups;
-            for (index, sums) in sums.chunks_exact_mut(shape.block_size()).enumerate() {
-                let Block { group, column, width, vectors } = shape.block(first + index);
-                let row = vectors * shape.lanes;
-                let column = group * shape.made + column;
-                // Slopes of some pixels stay in cache while all rows of the weight pass by.
-                let chunks = self.couples.places[..couples].chunks(TRANSPOSED_PIXELS);
-                for (places, slopes) in chunks.zip(paired.chunks(TRANSPOSED_PIXELS * filters)) {
-                    let mut depth = 0;
-                    for run in &self.runs {
-                        isa.columns(Columns {
-                            factors: Factors::Pairs,
-                            a: filled,
-                            places,
-                            start: group * all + run.start,
-                            rows: run.length,
-                            b: &slopes[column..],
-                            b_stride: filters,
-                            lanes: shape.lanes,
-                            vectors,
-                            c: &mut sums[depth * row..],
-                            c_stride: row,
-                            width,
-                        });
-                        depth += run.length;
-                    }
-                }
-            }
+            let images = (&*filled, &self.couples.places[..couples]);
+            self.single.run_transposed(isa, images, (paired, filters), first, sums);
         });
     }
 
     fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
-        unpack_gradient(isa, &self.geometry, &self.sums, parts, gradient);
+        unpack_gradient(isa, &self.geometry, &self.single.weights, parts, gradient);
     }
 }

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::correlation::{Geometry, PackedShape};
+use super::correlation::Geometry;
 use super::kernels::Isa;
+use super::product::PackedShape;
 
 /// Where a parameter stands in the flat buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::correlation::Geometry;
 use super::kernels::Isa;
 use super::memory::Scratch;
-use super::values::Reader;
+use super::values::{Reader, View};
 
 /// Where windows start in a scratch buffer `[image][height][width][channels]` that holds a block of
 /// images with their borders.
@@ -125,26 +125,45 @@ impl Windows {
             scratch[..images.count() * image_size].chunks_exact_mut(image_size).enumerate()
         {
             for (y, row) in scratch.chunks_exact_mut(row_size).enumerate() {
-                let from = y.checked_sub(self.border).filter(|y| y % self.spread == 0);
-                let Some(from) = from.map(|y| y / self.spread).filter(|y| *y < from_height) else {
-                    row.fill(0.0);
-                    continue;
-                };
-                let first = index * from_height * from_width + from * from_width;
+                let first = |y: usize| (index * from_height + y) * from_width;
                 if self.spread == 1 {
-                    let (left, rest) = row.split_at_mut(self.border * self.channels);
-                    let (middle, right) = rest.split_at_mut(from_width * self.channels);
-                    left.fill(0.0);
-                    images.read(first, middle);
-                    right.fill(0.0);
-                } else {
-                    row.fill(0.0);
+                    if let Some((y, row)) =
+                        within_border(row, self.channels, y, self.border, &images.view)
+                    {
+                        images.read(first(y), row);
+                    }
+                    continue;
+                }
+                row.fill(0.0);
+                let y = y.checked_sub(self.border).filter(|y| y % self.spread == 0);
+                if let Some(y) = y.map(|y| y / self.spread).filter(|y| *y < from_height) {
                     for x in 0..from_width {
                         let to = (self.border + x * self.spread) * self.channels;
-                        images.read(first + x, &mut row[to..to + self.channels]);
+                        images.read(first(y) + x, &mut row[to..to + self.channels]);
                     }
                 }
             }
         }
     }
+}
+
+/// Zeros what is border in row `y` of an image with one, of `pixel` numbers each; and gives the row of the image itself
+/// that has its place there, if one has, and this place.
+#[inline(always)]
+pub(super) fn within_border<'a>(
+    row: &'a mut [f32],
+    pixel: usize,
+    y: usize,
+    border: usize,
+    image: &View,
+) -> Option<(usize, &'a mut [f32])> {
+    let Some(y) = y.checked_sub(border).filter(|y| *y < image.height) else {
+        row.fill(0.0);
+        return None;
+    };
+    let (left, rest) = row.split_at_mut(border * pixel);
+    let (middle, right) = rest.split_at_mut(image.width * pixel);
+    left.fill(0.0);
+    right.fill(0.0);
+    Some((y, middle))
 }

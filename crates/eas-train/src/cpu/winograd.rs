@@ -12,9 +12,10 @@
 use rayon::prelude::*;
 
 use super::convolution::{Method, Pieces};
-use super::correlation::{Geometry, PackedShape, Stage, stages};
+use super::correlation::Geometry;
 use super::kernels::{Columns, Factors, Isa, Rows, Run};
 use super::memory::{LINE, Scratch};
+use super::product::{PackedShape, Stage, stages};
 use super::values::Reader;
 use super::windows::Windows;
 
