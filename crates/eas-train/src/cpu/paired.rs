@@ -24,7 +24,7 @@ pub(super) struct Paired {
     is_backward: bool,
     /// Over pairs of channels.
     paired: Product,
-    /// Over channels, for the weight's gradient.
+    /// Over pairs of pixels, for the weight's gradient; its windows fill the images either way.
     single: Product,
     couples: Couples,
 }

@@ -1,4 +1,4 @@
-//! Products of windows' numbers with packed weights, in blocks of outputs.
+//! Products of windows' numbers with packed weights, and with slopes, in blocks of outputs.
 
 use super::kernels::{Columns, Factors, Isa, Rows, Run, WIDEST};
 use super::windows::Windows;
@@ -10,21 +10,24 @@ const DEPTH: usize = 256;
 /// Pixels whose slopes stay in cache while a weight's gradient is summed.
 const TRANSPOSED_PIXELS: usize = 512;
 
-/// Windows, and the form of the weights that their numbers are multiplied with.
+/// Windows, and the form of the weights that their numbers are multiplied with. Images stand as the windows have them,
+/// `[image][row][column][channel]` with borders, each number a pair of bf16 where factors are pairs.
 #[derive(Debug)]
 pub(super) struct Product {
     factors: Factors,
+    /// Where windows start in images.
     pub(super) windows: Windows,
     /// Numbers of a group in a pixel of the images.
     pub(super) read: usize,
     /// The runs of a window, of the first group.
     runs: Vec<Run>,
     stages: Vec<Stage>,
+    /// The form of packed weights, and of the sums of their gradient.
     pub(super) weights: PackedShape,
 }
 
 impl Product {
-    /// Windows of `kernel` × `kernel` pixels, in groups of `made` outputs.
+    /// Windows of `kernel` × `kernel` pixels, whose channels are cut into `groups` of `made` outputs each.
     pub(super) fn new(
         factors: Factors,
         windows: Windows,

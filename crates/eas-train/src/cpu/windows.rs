@@ -147,8 +147,8 @@ impl Windows {
     }
 }
 
-/// Zeros what is border in row `y` of an image with one, of `pixel` numbers each; and gives the row of the image itself
-/// that has its place there, if one has, and this place.
+/// Zeros the border in `row`, `[column][pixel]` numbers: row `y` of a scratch image whose first `border` rows and columns
+/// are border. Returns the row of `image` that stands there, if one does, and its room.
 #[inline(always)]
 pub(super) fn within_border<'a>(
     row: &'a mut [f32],
