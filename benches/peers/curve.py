@@ -1,16 +1,17 @@
-"""Trains a network from the same weights on the same batches in EAS and in PyTorch, 3 epochs of 5,000
-CIFAR-10 images, and prints how far apart their training losses are. What counts as the same is twice what
+"""Trains a network from the same weights on the same batches in EAS and in PyTorch, epochs of 5,000
+CIFAR-10 images, and prints how far apart their training losses are, of steps and of epochs. What counts as the same is twice what
 PyTorch is from itself at one thread and at two, or 2 %, whichever is more; PyTorch's channels_last is held to
 it beside EAS. Of several seeds it also prints mean differences and their standard errors. That EAS trains the same
 at one thread and two is looked at for the first seed.
 
-    EAS_DATA=DIR python curve.py [--networks A,B] [--seeds 1,2] [--example PATH]
+    EAS_DATA=DIR python curve.py [--networks A,B] [--seeds 1,2] [--epochs N] [--example PATH]
 
 PATH is the program that `cargo build --release -p eas-train --example curve` makes.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import tempfile
@@ -24,7 +25,9 @@ from peer import Graph
 
 HERE = Path(__file__).parent
 NETWORKS = HERE.parent / "networks"
-EPOCHS, BATCH = 3, 64
+BATCH, IMAGES = 64, 5000
+# What is compared with PyTorch at one thread.
+NAMES = ["EAS", "two threads", "channels_last"]
 ROLES = {
     "weight": "weight",
     "bias": "bias",
@@ -48,14 +51,16 @@ def tensors(path):
         yield name, values.reshape(entry["shape"])
 
 
-def ours(example, network, out, seed, threads):
+def ours(example, network, out, seed, epochs, threads):
+    """The loss of each step in EAS."""
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    command = [str(example), str(network), str(out), seed]
+    command = [str(example), str(network), str(out), seed, str(epochs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return [float(line) for line in done.stdout.split()]
 
 
-def theirs(network, out, threads, layout=torch.contiguous_format):
+def theirs(network, out, epochs, threads, layout=torch.contiguous_format):
+    """The loss of each step in PyTorch."""
     torch.set_num_threads(threads)
     model = Graph(network).to(memory_format=layout)
     with torch.no_grad():
@@ -67,19 +72,17 @@ def theirs(network, out, threads, layout=torch.contiguous_format):
         model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4, nesterov=True
     )
     losses = []
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         batches = dict(tensors(out / f"epoch-{epoch}.safetensors"))
         images = torch.from_numpy(batches["images"].copy()).contiguous(memory_format=layout)
         labels = torch.from_numpy(batches["labels"].astype(numpy.int64))
-        total = 0.0
         for part in range(0, len(labels), BATCH):
             x, y = images[part : part + BATCH], labels[part : part + BATCH]
             optimiser.zero_grad(set_to_none=True)
             loss = functional.cross_entropy(model(x), y)
             loss.backward()
             optimiser.step()
-            total += loss.item() * len(y)
-        losses.append(total / len(labels))
+            losses.append(loss.item())
     return losses
 
 
@@ -87,6 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default="released,paper,wide,densenet")
     parser.add_argument("--seeds", default="1")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--example", default=HERE.parents[1] / "target/release/examples/curve")
     args = parser.parse_args()
     seeds = args.seeds.split(",")
@@ -95,20 +99,39 @@ def main():
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
                 out, network = Path(folder) / name, NETWORKS / f"{name}.toml"
-                eas = ours(args.example, network, out, seed, 1)
+                eas = ours(args.example, network, out, seed, args.epochs, 1)
                 if seed == seeds[0]:
-                    same = eas == ours(args.example, network, out, seed, 2)
+                    same = eas == ours(args.example, network, out, seed, args.epochs, 2)
                     print(f"{name}, seed {seed}: EAS is the same at one thread and two: {same}", flush=True)
-                one, two = theirs(network, out, 1), theirs(network, out, 2)
-                channels_last = theirs(network, out, 1, torch.channels_last)
-                runs.append((eas, one, two, channels_last))
-            one_seed(f"{name}, seed {seed}", *runs[-1])
+                one, two = (theirs(network, out, args.epochs, threads) for threads in (1, 2))
+                channels_last = theirs(network, out, args.epochs, 1, torch.channels_last)
+            steps = numpy.array([eas, one, two, channels_last])
+            print(f"{name}, seed {seed}")
+            show_steps(steps)
+            runs.append(epochs_of(steps, args.epochs))
+            show_epochs(runs[-1])
         if len(seeds) > 1:
-            all_seeds(f"{name}, {len(seeds)} seeds", numpy.array(runs))
+            print(f"{name}, {len(seeds)} seeds")
+            show_means(numpy.array(runs))
 
 
-def one_seed(title, eas, one, two, channels_last):
-    print(title)
+def epochs_of(steps, epochs):
+    """Mean losses of epochs, [program, epoch], from those of steps; an epoch's last batch may be smaller."""
+    counts = numpy.minimum(BATCH, IMAGES - numpy.arange(0, IMAGES, BATCH))
+    return steps.reshape(len(steps), epochs, len(counts)) @ counts / IMAGES
+
+
+def show_steps(steps):
+    """The most that steps up to some are from PyTorch's at one thread, relative to their mean loss."""
+    eas, one, two, channels_last = steps
+    for step in 2 ** numpy.arange(int(math.log2(len(one))) + 1):
+        apart = numpy.abs(numpy.array([eas, two, channels_last]) - one)[:, :step].max(axis=1) / one[:step].mean()
+        each = ", ".join(f"{who} {gap:.1e}" for who, gap in zip(NAMES, apart))
+        print(f"  steps up to {step}, most: {each}", flush=True)
+
+
+def show_epochs(losses):
+    eas, one, two, channels_last = losses
     for epoch, (a, b, c, d) in enumerate(zip(eas, one, two, channels_last), 1):
         bound = max(2 * abs(b - c), 0.02 * b)
         print(f"  epoch {epoch}: PyTorch {b:.5f} and {c:.5f} at one thread and two,", end="")
@@ -119,11 +142,10 @@ def one_seed(title, eas, one, two, channels_last):
         print(flush=True)
 
 
-def all_seeds(title, runs):
+def show_means(runs):
     """Mean differences of `runs`, [seed, program, epoch], to PyTorch at one thread, with standard errors."""
     eas, one, two, channels_last = runs.transpose(1, 0, 2)
-    print(title)
-    for who, losses in [("EAS", eas), ("two threads", two), ("channels_last", channels_last)]:
+    for who, losses in zip(NAMES, [eas, two, channels_last]):
         differences = (losses - one) / one
         means = differences.mean(axis=0)
         errors = differences.std(axis=0, ddof=1) / len(differences) ** 0.5

@@ -1,7 +1,7 @@
-//! The training loss of each epoch, on 5,000 images of CIFAR-10 without augmentation, and all that another
+//! The training loss of each step, on 5,000 images of CIFAR-10 without augmentation, and all that another
 //! engine needs to train the same: the initial weights and the batches in their order.
 //! `benches/peers/curve.py` runs it:
-//! `EAS_DATA=DIR cargo run --release -p eas-train --example curve -- NETWORK.toml OUT SEED`.
+//! `EAS_DATA=DIR cargo run --release -p eas-train --example curve -- NETWORK.toml OUT SEED EPOCHS`.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,23 +9,24 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use candle_core::{Device, Tensor};
 use eas_ir::{Metadata, Model, Network, Rng, SavedModel, Value};
-use eas_train::{Batches, Cpu, Recipe, Schedule, TrainingData, data_sets, split, train};
+use eas_train::{
+    Batches, Cpu, Position, Progress, Recipe, Schedule, TrainingData, data_sets, split, train,
+};
 use toml::de::{DeTable, DeValue};
-
-const EPOCHS: usize = 3;
 
 #[expect(clippy::print_stdout, reason = "an example says what it found")]
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [network, out, seed] = arguments.as_slice() else {
-        bail!("expected NETWORK.toml OUT SEED")
+    let [network, out, seed, epochs] = arguments.as_slice() else {
+        bail!("expected NETWORK.toml OUT SEED EPOCHS")
     };
+    let epochs: usize = epochs.parse()?;
     let out = Path::new(out);
     let rng = Rng::new(seed.parse()?);
     let model = Model::initialise(Network::load(Path::new(network))?, &rng.split("initialise"))?;
     let data = cifar10(&rng.split("data"))?;
     let recipe = Recipe {
-        epochs: EPOCHS,
+        epochs,
         learning_rate: 0.05,
         schedule: Schedule::Constant,
         ..Recipe::paper_child()
@@ -33,17 +34,22 @@ fn main() -> anyhow::Result<()> {
     if !out.exists() {
         SavedModel { model: model.clone(), metadata: Metadata::default() }
             .save(&out.join("model"))?;
-        for epoch in 0..EPOCHS {
+        for epoch in 0..epochs {
             keep_batches(&data, &recipe, &rng, epoch, out)?;
         }
     }
-    let mut on_progress = |_: eas_train::Progress<'_>| ControlFlow::Continue(());
+    let mut before = Position::default();
+    let mut on_progress = |progress: Progress<'_>| {
+        if let Progress::Step { done, position, .. } = progress {
+            // A position sums up its epoch.
+            let begun = if done == 1 { Position::default() } else { before };
+            println!("{}", (position.loss - begun.loss) / (position.images - begun.images) as f64);
+            before = position;
+        }
+        ControlFlow::Continue(())
+    };
     let never = |_| false;
-    let training =
-        train(&Cpu, &model, None, &data, &recipe, 0..EPOCHS, &never, &rng, &mut on_progress)?;
-    for epoch in training.epochs {
-        println!("{}", epoch.training_loss);
-    }
+    train(&Cpu, &model, None, &data, &recipe, 0..epochs, &never, &rng, &mut on_progress)?;
     Ok(())
 }
 
