@@ -1,8 +1,9 @@
 """Trains a network from the same weights on the same batches in EAS and in PyTorch, epochs of 5,000
-CIFAR-10 images, and prints how far apart their training losses are, of steps and of epochs. What counts as the same is twice what
-PyTorch is from itself at one thread and at two, or 2 %, whichever is more; PyTorch's channels_last is held to
-it beside EAS. Of several seeds it also prints mean differences and their standard errors. That EAS trains the same
-at one thread and two is looked at for the first seed.
+CIFAR-10 images, and prints how far apart their training losses are, of steps and of epochs. What counts
+as the same, of an epoch, is twice what PyTorch is from itself at one thread and at two, or 2 %, whichever
+is more; PyTorch's channels_last is held to it beside EAS. Of several seeds it also prints the differences'
+means, standard errors and root mean squares. Whether EAS trains the same at one thread and two is looked
+at for the first seed.
 
     EAS_DATA=DIR python curve.py [--networks A,B] [--seeds 1,2] [--epochs N] [--example PATH]
 
@@ -102,7 +103,7 @@ def main():
                 eas = ours(args.example, network, out, seed, args.epochs, 1)
                 if seed == seeds[0]:
                     same = eas == ours(args.example, network, out, seed, args.epochs, 2)
-                    print(f"{name}, seed {seed}: EAS is the same at one thread and two: {same}", flush=True)
+                    print(f"{name}, seed {seed}: the same at one thread and two: {same}", flush=True)
                 one, two = (theirs(network, out, args.epochs, threads) for threads in (1, 2))
                 channels_last = theirs(network, out, args.epochs, 1, torch.channels_last)
             steps = numpy.array([eas, one, two, channels_last])
@@ -124,13 +125,15 @@ def epochs_of(steps, epochs):
 def show_steps(steps):
     """The most that steps up to some are from PyTorch's at one thread, relative to their mean loss."""
     eas, one, two, channels_last = steps
+    gaps = numpy.abs(numpy.array([eas, two, channels_last]) - one)
     for step in 2 ** numpy.arange(int(math.log2(len(one))) + 1):
-        apart = numpy.abs(numpy.array([eas, two, channels_last]) - one)[:, :step].max(axis=1) / one[:step].mean()
-        each = ", ".join(f"{who} {gap:.1e}" for who, gap in zip(NAMES, apart))
+        most = gaps[:, :step].max(axis=1) / one[:step].mean()
+        each = ", ".join(f"{who} {gap:.1e}" for who, gap in zip(NAMES, most))
         print(f"  steps up to {step}, most: {each}", flush=True)
 
 
 def show_epochs(losses):
+    """How far `losses`, [program, epoch], are from PyTorch's at one thread, and what is allowed."""
     eas, one, two, channels_last = losses
     for epoch, (a, b, c, d) in enumerate(zip(eas, one, two, channels_last), 1):
         bound = max(2 * abs(b - c), 0.02 * b)
@@ -143,14 +146,15 @@ def show_epochs(losses):
 
 
 def show_means(runs):
-    """Mean differences of `runs`, [seed, program, epoch], to PyTorch at one thread, with standard errors."""
+    """Differences of `runs`, [seed, program, epoch], to PyTorch at one thread."""
     eas, one, two, channels_last = runs.transpose(1, 0, 2)
     for who, losses in zip(NAMES, [eas, two, channels_last]):
         differences = (losses - one) / one
         means = differences.mean(axis=0)
         errors = differences.std(axis=0, ddof=1) / len(differences) ** 0.5
-        each = ", ".join(f"{mean:+.2%} ({error:.2%})" for mean, error in zip(means, errors))
-        print(f"  {who} from PyTorch at one thread, each epoch: {each}", flush=True)
+        squares = (differences**2).mean(axis=0) ** 0.5
+        each = (f"{m:+.2%} ± {e:.2%} ({s:.2%})" for m, e, s in zip(means, errors, squares))
+        print(f"  {who} from PyTorch at one thread, each epoch: {', '.join(each)}", flush=True)
 
 
 if __name__ == "__main__":

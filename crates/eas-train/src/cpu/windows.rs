@@ -147,8 +147,8 @@ impl Windows {
     }
 }
 
-/// Zeros the border in `row`, `[column][pixel]` numbers: row `y` of a scratch image whose first `border` rows and columns
-/// are border. Returns the row of `image` that stands there, if one does, and its room.
+/// Zeros the border in row `y` of a scratch image, `pixel` numbers a column, whose first `border` rows and columns are
+/// border. Returns which row of `image` stands there, if one does, and its room.
 #[inline(always)]
 pub(super) fn within_border<'a>(
     row: &'a mut [f32],
