@@ -47,14 +47,15 @@ pub(super) trait Method: Debug + Send + Sync {
         accumulate: bool,
     );
 
-    /// Adds the gradient of some pieces of the packed weight, from images and the slopes of their
-    /// outputs `[pixel][stride]`; `sums` starts with piece `first`.
+    /// Adds the gradient of some pieces of the packed weight, from windows of images and the pixels of the other side: the
+    /// slopes of their outputs or, where the images are these slopes, the values that were convolved. `sums`
+    /// starts with piece `first`.
     fn run_transposed(
         &self,
         isa: Isa,
         scratch: &Scratch,
         images: &Reader<'_>,
-        slopes: (&[f32], usize),
+        pixels: &Reader<'_>,
         first: usize,
         sums: &mut [f32],
     );
@@ -78,13 +79,34 @@ impl Pieces {
     }
 }
 
+/// How a convolution is computed.
+#[derive(Debug)]
+struct Methods {
+    forward: Box<dyn Method>,
+    /// The gradient of the input.
+    backward: Box<dyn Method>,
+    /// Whether the weight's gradient is taken of the slopes' windows, by `backward`.
+    of_slopes: bool,
+}
+
+impl Methods {
+    fn new([forward, backward]: [Box<dyn Method>; 2], of_slopes: bool) -> Self {
+        Methods { forward, backward, of_slopes }
+    }
+
+    /// That by which the weight's gradient is computed.
+    fn weight(&self) -> &dyn Method {
+        if self.of_slopes { self.backward.as_ref() } else { self.forward.as_ref() }
+    }
+}
+
 /// A convolution; a linear layer is one of kernel 1 on one pixel.
 #[derive(Debug)]
 pub(super) struct Convolution {
     geometry: Geometry,
-    single: [Box<dyn Method>; 2],
+    single: Methods,
     /// The same in bf16, where processors that have it are faster so.
-    in_bf16: Option<[Box<dyn Method>; 2]>,
+    in_bf16: Option<Methods>,
     weight: Parameter,
     bias: Option<Parameter>,
 }
@@ -102,22 +124,25 @@ impl Convolution {
         isa: Isa,
     ) -> Self {
         let tiles = by_tiles(&geometry, isa);
+        let of_slopes = geometry.is_narrow();
         let in_bf16 = match &tiles {
             // Beside matrix units, a processor's other instructions for bf16 are no faster than those for f32.
-            _ if isa.has_matrix_units() => Matrix::both(&geometry),
+            _ if isa.has_matrix_units() => {
+                Matrix::both(&geometry).map(|both| Methods::new(both, false))
+            }
             // Tiles themselves would lose too much by bf16.
             Some(_) if !is_faster_in_pairs(&geometry) => None,
-            _ => Paired::both(&geometry, isa),
+            _ => Paired::both(&geometry, isa).map(|both| Methods::new(both, of_slopes)),
         };
-        let single = tiles.unwrap_or_else(|| {
-            let forward = Correlation::forward(&geometry, isa);
-            [Box::new(forward), Box::new(Correlation::backward(&geometry, isa))]
-        });
+        let single = match tiles {
+            Some(both) => Methods::new(both, false),
+            None => Methods::new(Correlation::both(&geometry, isa), of_slopes),
+        };
         Convolution { geometry, single, in_bf16, weight, bias }
     }
 
     /// The convolution and the gradient of its input in a precision.
-    fn methods(&self, precision: Precision) -> &[Box<dyn Method>; 2] {
+    fn methods(&self, precision: Precision) -> &Methods {
         match precision {
             Precision::F32 => &self.single,
             Precision::Bf16 => self.in_bf16.as_ref().unwrap_or(&self.single),
@@ -126,16 +151,18 @@ impl Convolution {
 
     /// Images of a block.
     pub(super) fn block(&self, precision: Precision) -> usize {
-        self.methods(precision)[0].block()
+        self.methods(precision).forward.block()
     }
 
     pub(super) fn needs(&self, Setting { precision, batch, .. }: Setting) -> Needs {
-        let [forward, backward] = self.methods(precision);
+        let methods = self.methods(precision);
+        let Methods { forward, backward, .. } = methods;
         let blocks = image_blocks(batch, forward.block());
         let moments = blocks * partial_size(self.geometry.filters);
+        let weight = methods.weight();
         Needs {
             packed: forward.pieces().total().max(backward.pieces().total()),
-            partials: moments.max(self.parts(forward.as_ref(), batch) * forward.pieces().total()),
+            partials: moments.max(self.parts(weight, batch) * weight.pieces().total()),
             scratch: forward.scratch().max(backward.scratch()),
         }
     }
@@ -150,7 +177,7 @@ impl Convolution {
         output: &View,
         moments: bool,
     ) {
-        let [forward, _] = self.methods(precision);
+        let forward = &self.methods(precision).forward;
         let mut buffer = std::mem::take(&mut memory.packed);
         let packed = &mut aligned(&mut buffer)[..forward.pieces().total()];
         forward.pack(isa, self.weight.of(parameters), packed);
@@ -204,7 +231,7 @@ impl Convolution {
             );
         }
         if let Some(sink) = input.sink {
-            let [_, backward] = self.methods(precision);
+            let backward = &self.methods(precision).backward;
             let mut buffer = std::mem::take(&mut memory.packed);
             let packed = &mut aligned(&mut buffer)[..backward.pieces().total()];
             backward.pack(isa, self.weight.of(parameters), packed);
@@ -228,10 +255,10 @@ impl Convolution {
     }
 
     /// Parts that the weight's gradient is summed in: a function of shapes alone.
-    fn parts(&self, forward: &dyn Method, batch: usize) -> usize {
-        let blocks = image_blocks(batch, forward.block());
+    fn parts(&self, method: &dyn Method, batch: usize) -> usize {
+        let blocks = image_blocks(batch, method.block());
         let pixels = batch * self.geometry.out_height() * self.geometry.out_width();
-        (pixels / forward.part_pixels()).clamp(1, PARTS).min(blocks)
+        (pixels / method.part_pixels()).clamp(1, PARTS).min(blocks)
     }
 
     fn weight_gradient(
@@ -242,10 +269,11 @@ impl Convolution {
         slope: &View,
         gradient: &mut [f32],
     ) {
-        let forward = self.methods(precision)[0].as_ref();
-        let pieces = forward.pieces();
-        let parts = self.parts(forward, batch);
-        let blocks = image_blocks(batch, forward.block());
+        let methods = self.methods(precision);
+        let method = methods.weight();
+        let pieces = method.pieces();
+        let parts = self.parts(method, batch);
+        let blocks = image_blocks(batch, method.block());
         // Where there are few parts, the pieces of the weight are shared out too.
         let together = pieces.count.div_ceil(PARTS / parts);
         let mut partials = std::mem::take(&mut memory.partials);
@@ -256,17 +284,17 @@ impl Convolution {
             sums.par_chunks_mut(together * pieces.size).enumerate().for_each(|(index, sums)| {
                 sums.fill(0.0);
                 for block in from..to {
-                    let first = block * forward.block();
-                    let images = forward.block().min(batch - first);
-                    let reader = source.reader(values, norms, first..first + images);
-                    let size = slope.image();
-                    let slopes = &slots[slope.buffer][first * size..(first + images) * size];
-                    let slopes = (slope.of(slopes), slope.stride);
-                    forward.run_transposed(isa, scratch, &reader, slopes, index * together, sums);
+                    let first = block * method.block();
+                    let images = first..batch.min(first + method.block());
+                    let slopes = Source::plain(*slope).reader(slots, norms, images.clone());
+                    let images = source.reader(values, norms, images);
+                    let [images, pixels] =
+                        if methods.of_slopes { [slopes, images] } else { [images, slopes] };
+                    method.run_transposed(isa, scratch, &images, &pixels, index * together, sums);
                 }
             });
         });
-        forward.unpack(isa, sums, self.weight.of_mut(gradient));
+        method.unpack(isa, sums, self.weight.of_mut(gradient));
         memory.partials = partials;
     }
 }
@@ -284,5 +312,90 @@ fn bias_gradient(batch: usize, memory: &mut Memory, slope: &View, gradient: &mut
             sums.iter_mut().zip(pixel).for_each(|(sum, slope)| *sum += slope);
         }
         gradient.iter_mut().zip(&*sums).for_each(|(total, sum)| *total += sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eas_ir::Rng;
+
+    use super::*;
+
+    /// The gradient of a weight by a method, from windows of one side and the pixels of the other.
+    fn weight_gradient(
+        isa: Isa,
+        method: &dyn Method,
+        images: usize,
+        [(windowed, windowed_values), (other, other_values)]: [(Source, &[f32]); 2],
+        size: usize,
+    ) -> Vec<f32> {
+        let pieces = method.pieces();
+        let mut scratch = Scratch::default();
+        scratch.reserve(method.scratch());
+        // What an earlier step left there.
+        scratch.with(|scratch| scratch.fill(f32::NAN));
+        let (windowed_values, other_values) = ([windowed_values.to_vec()], [other_values.to_vec()]);
+        let mut sums = vec![0.0; pieces.total()];
+        for first in (0..images).step_by(method.block()) {
+            let block = first..images.min(first + method.block());
+            let windowed = windowed.reader(&windowed_values, &[], block.clone());
+            let other = other.reader(&other_values, &[], block);
+            for (piece, sums) in sums.chunks_mut(pieces.size).enumerate() {
+                method.run_transposed(isa, &scratch, &windowed, &other, piece, sums);
+            }
+        }
+        let mut gradient = vec![f32::NAN; size];
+        method.unpack(isa, &sums, &mut gradient);
+        gradient
+    }
+
+    #[test]
+    fn windows_of_slopes_give_the_weights_gradient_that_windows_of_images_give() {
+        for (isa, seed) in
+            Isa::available().into_iter().flat_map(|isa| (0..40).map(move |seed| (isa, seed)))
+        {
+            let mut rng = Rng::new(seed);
+            let (groups, kernel) = (1 + rng.below(2), 2 + rng.below(4));
+            let geometry = Geometry {
+                channels: groups * (32 + 2 * rng.below(20)),
+                height: 5 + rng.below(9),
+                width: 5 + rng.below(9),
+                filters: groups * 2 * (1 + rng.below(7)),
+                kernel,
+                stride: 1,
+                padding: rng.below(kernel),
+                groups,
+            };
+            assert!(geometry.is_narrow(), "seed {seed}: {geometry:?}");
+            let images = 1 + rng.below(20);
+            let offset = rng.below(3);
+            let view = |channels, height, width| {
+                let stride = offset + channels + 1;
+                View { buffer: 0, offset, channels, height, width, stride }
+            };
+            let of_image = view(geometry.channels, geometry.height, geometry.width);
+            let of_slope = view(geometry.filters, geometry.out_height(), geometry.out_width());
+            let mut numbers =
+                |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
+            let values = numbers(images * of_image.image());
+            let slopes = numbers(images * of_slope.image());
+            let relu = seed % 2 == 0;
+            let image = (Source { view: of_image, norm: None, relu }, &*values);
+            let slope = (Source::plain(of_slope), &*slopes);
+            let size = geometry.filters * geometry.read() * kernel * kernel;
+            let in_pairs = Paired::both(&geometry, isa).expect("even channels come in pairs");
+            for [forward, backward] in [Correlation::both(&geometry, isa), in_pairs] {
+                let expected = weight_gradient(isa, forward.as_ref(), images, [image, slope], size);
+                let found = weight_gradient(isa, backward.as_ref(), images, [slope, image], size);
+                let largest = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
+                for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    assert!(
+                        (found - expected).abs() <= 1e-5 * largest,
+                        "seed {seed}, {isa:?}, {geometry:?}, {forward:?}: place {place}: \
+                         expected {expected}, found {found}"
+                    );
+                }
+            }
+        }
     }
 }

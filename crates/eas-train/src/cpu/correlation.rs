@@ -10,7 +10,7 @@ use super::kernels::{Factors, Isa};
 use super::memory::Scratch;
 use super::product::Product;
 use super::values::Reader;
-use super::weights::{pack_backward, pack_forward, unpack_gradient};
+use super::weights::{pack_backward, pack_forward, unpack_backward, unpack_forward};
 use super::windows::Windows;
 
 /// Output pixels of a block of images, about: enough that weights are read from cache many times.
@@ -51,6 +51,18 @@ impl Geometry {
         self.filters / self.groups
     }
 
+    /// Whether a weight's gradient is summed over windows of the slopes instead of the images. Either way a number of a
+    /// window is multiplied with all of a pixel on the other side: many channels fill vectors that few filters don't.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.kernel > 1 && self.stride == 1 && self.made() < 16 && self.read() >= 32
+    }
+
+    /// Numbers of a block's input, where a method may have to copy it beside windows of slopes.
+    pub(super) fn beside_slopes(&self, is_backward: bool) -> usize {
+        let is_copied = is_backward && self.is_narrow();
+        if is_copied { self.block() * self.height * self.width * self.channels } else { 0 }
+    }
+
     /// Images of a block.
     pub(super) fn block(&self) -> usize {
         (PIXELS / (self.out_height() * self.out_width())).clamp(1, 16)
@@ -67,16 +79,14 @@ pub(super) struct Correlation {
 }
 
 impl Correlation {
-    /// The convolution itself.
-    pub(super) fn forward(geometry: &Geometry, isa: Isa) -> Self {
-        let windows = Windows::forward(geometry, geometry.channels);
-        Correlation::new(geometry, false, windows, geometry.made(), isa)
-    }
-
-    /// The gradient of its input, from that of its output.
-    pub(super) fn backward(geometry: &Geometry, isa: Isa) -> Self {
-        let windows = Windows::backward(geometry, geometry.filters);
-        Correlation::new(geometry, true, windows, geometry.read(), isa)
+    /// A convolution and the gradient of its input, which is one of its output's.
+    pub(super) fn both(geometry: &Geometry, isa: Isa) -> [Box<dyn Method>; 2] {
+        let forward = Windows::forward(geometry, geometry.channels);
+        let backward = Windows::backward(geometry, geometry.filters);
+        [
+            Box::new(Correlation::new(geometry, false, forward, geometry.made(), isa)),
+            Box::new(Correlation::new(geometry, true, backward, geometry.read(), isa)),
+        ]
     }
 
     fn new(
@@ -98,7 +108,7 @@ impl Method for Correlation {
     }
 
     fn scratch(&self) -> usize {
-        self.product.windows.scratch()
+        self.product.windows.scratch() + self.geometry.beside_slopes(self.is_backward)
     }
 
     fn pieces(&self) -> Pieces {
@@ -124,7 +134,8 @@ impl Method for Correlation {
         out: (&mut [f32], usize),
         accumulate: bool,
     ) {
-        self.product.windows.with_images(isa, scratch, images, |filled| {
+        scratch.with(|scratch| {
+            let filled = self.product.windows.images(isa, scratch, images);
             self.product.run(isa, (filled, images.count()), packed, out, accumulate);
         });
     }
@@ -134,18 +145,21 @@ impl Method for Correlation {
         isa: Isa,
         scratch: &Scratch,
         images: &Reader<'_>,
-        slopes: (&[f32], usize),
+        pixels: &Reader<'_>,
         first: usize,
         sums: &mut [f32],
     ) {
         let windows = &self.product.windows;
-        windows.with_images(isa, scratch, images, |filled| {
+        scratch.with(|scratch| {
+            let (filled, rest) = scratch.split_at_mut(windows.scratch());
+            let filled = windows.images(isa, filled, images);
             let images = (filled, windows.places(images.count()));
-            self.product.run_transposed(isa, images, slopes, first, sums);
+            self.product.run_transposed(isa, images, pixels.pixels(isa, rest), first, sums);
         });
     }
 
     fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
-        unpack_gradient(isa, &self.geometry, &self.product.weights, parts, gradient);
+        let unpack = if self.is_backward { unpack_backward } else { unpack_forward };
+        unpack(isa, &self.geometry, &self.product.weights, parts, gradient);
     }
 }

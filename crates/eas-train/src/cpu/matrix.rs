@@ -489,7 +489,7 @@ impl Method for Matrix {
         isa: Isa,
         scratch: &Scratch,
         images: &Reader<'_>,
-        slopes: (&[f32], usize),
+        slopes: &Reader<'_>,
         _first: usize,
         sums: &mut [f32],
     ) {
@@ -504,7 +504,7 @@ impl Method for Matrix {
                 #[inline(always)]
                 || {
                     self.fill_couples(images, filled, &mut rest[..2 * self.row()]);
-                    self.take_slopes(images.count(), slopes, taken);
+                    self.take_slopes(images.count(), slopes.stored(), taken);
                 },
             );
             for steps in steps.chunks(STEPS) {
@@ -658,10 +658,11 @@ mod tests {
             let end = count.min(first + forward.block());
             let buffers = [images.to_vec()];
             let reader = Source { view: from, norm: None, relu }.reader(&buffers, &[], first..end);
-            let slopes = (&slopes[first * out.image() + offset..end * out.image()], out.stride);
+            let slopes = [slopes.to_vec()];
+            let slopes = Source::plain(out).reader(&slopes, &[], first..end);
             let pieces = forward.pieces();
             for (piece, sums) in sums.chunks_mut(pieces.size).enumerate() {
-                forward.run_transposed(isa, &scratch, &reader, slopes, piece, sums);
+                forward.run_transposed(isa, &scratch, &reader, &slopes, piece, sums);
             }
         }
         let mut gradient = vec![f32::NAN; weight.len()];
@@ -698,10 +699,7 @@ mod tests {
             let weight = numbers(filters * channels * kernel * kernel, &mut rng);
             let before = numbers(images.len().max(slopes.len()), &mut rng);
             let given = [&*images, &slopes, &weight, &before];
-            let direct: [Box<dyn Method>; 2] = [
-                Box::new(Correlation::forward(&geometry, isa)),
-                Box::new(Correlation::backward(&geometry, isa)),
-            ];
+            let direct = Correlation::both(&geometry, isa);
             let expected = results(isa, &direct, &case, given);
             let methods = Matrix::both(&geometry).expect("matrix units are put to use");
             let found = results(isa, &methods, &case, given);

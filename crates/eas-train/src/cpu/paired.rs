@@ -14,7 +14,7 @@ use super::kernels::{Factors, Isa};
 use super::memory::Scratch;
 use super::product::Product;
 use super::values::Reader;
-use super::weights::unpack_gradient;
+use super::weights::{unpack_backward, unpack_forward};
 use super::windows::Windows;
 
 /// A convolution of blocks of images, or the gradient of its input.
@@ -32,6 +32,8 @@ pub(super) struct Paired {
 /// Windows of a block of which two that stand side by side are summed at once.
 #[derive(Debug)]
 struct Couples {
+    /// Numbers between the places of two.
+    step: usize,
     /// The first window of each, and its place.
     first: Vec<usize>,
     places: Vec<u32>,
@@ -40,7 +42,7 @@ struct Couples {
 impl Couples {
     /// Couples windows that stand `step` apart, as those of a row of pixels do.
     fn new(places: &[u32], step: usize) -> Self {
-        let mut couples = Couples { first: Vec::new(), places: Vec::new() };
+        let mut couples = Couples { step, first: Vec::new(), places: Vec::new() };
         let mut window = 0;
         while window < places.len() {
             couples.first.push(window);
@@ -81,29 +83,36 @@ impl Paired {
         };
         let pairs = channels.div_ceil(2);
         let (single, paired) = (windows(geometry, channels), windows(geometry, pairs));
-        let couples = Couples::new(single.places(single.block), stride * channels);
+        // Windows of slopes stand at each pixel of the input.
+        let step = if is_backward { 1 } else { stride };
+        let couples = Couples::new(single.places(single.block), step * channels);
         let product = |windows| Product::new(Factors::Pairs, windows, kernel, groups, made, isa);
         let (single, paired) = (product(single), product(paired));
         Paired { geometry: *geometry, is_backward, paired, single, couples }
     }
 
-    /// The slopes of couples of windows, `[couple][filter]`; 0 where there is no second window.
+    /// Numbers of a pixel that is multiplied with a window.
+    fn numbers(&self) -> usize {
+        if self.is_backward { self.geometry.channels } else { self.geometry.filters }
+    }
+
+    /// The pixels of couples of windows, `[couple][number]`; 0 where there is no second window.
     #[inline(always)]
-    fn pair_slopes(&self, windows: usize, (slopes, stride): (&[f32], usize), to: &mut [f32]) {
-        let filters = self.geometry.filters;
+    fn pair_pixels(&self, windows: usize, (pixels, stride): (&[f32], usize), to: &mut [f32]) {
+        let numbers = self.numbers();
         let first = &self.couples.first;
-        for (couple, to) in to.chunks_exact_mut(filters).enumerate() {
+        for (couple, to) in to.chunks_exact_mut(numbers).enumerate() {
             let window = first[couple];
             let end = first.get(couple + 1).map_or(windows, |end| windows.min(*end));
-            let one = &slopes[window * stride..][..filters];
+            let one = &pixels[window * stride..][..numbers];
             if end - window == 2 {
-                let other = &slopes[(window + 1) * stride..][..filters];
-                for filter in 0..filters {
-                    to[filter] = pair(one[filter], other[filter]);
+                let other = &pixels[(window + 1) * stride..][..numbers];
+                for number in 0..numbers {
+                    to[number] = pair(one[number], other[number]);
                 }
             } else {
-                for filter in 0..filters {
-                    to[filter] = pair(one[filter], 0.0);
+                for number in 0..numbers {
+                    to[number] = pair(one[number], 0.0);
                 }
             }
         }
@@ -116,8 +125,10 @@ impl Method for Paired {
     }
 
     fn scratch(&self) -> usize {
-        // Behind the images stand the slopes of couples of windows.
-        self.single.windows.scratch() + self.couples.first.len() * self.geometry.filters
+        // Behind the images stand the pixels of couples of windows.
+        self.single.windows.scratch()
+            + self.couples.first.len() * self.numbers()
+            + self.geometry.beside_slopes(self.is_backward)
     }
 
     fn pieces(&self) -> Pieces {
@@ -195,30 +206,32 @@ impl Method for Paired {
         isa: Isa,
         scratch: &Scratch,
         images: &Reader<'_>,
-        slopes: (&[f32], usize),
+        pixels: &Reader<'_>,
         first: usize,
         sums: &mut [f32],
     ) {
-        let (single, filters) = (&self.single.windows, self.geometry.filters);
+        let (single, numbers) = (&self.single.windows, self.numbers());
         let windows = images.count() * single.count;
         let couples = self.couples.of(windows);
         scratch.with(|scratch| {
             let (filled, rest) = scratch.split_at_mut(images.count() * single.image());
-            let paired = &mut rest[..couples * filters];
+            let (paired, rest) = rest.split_at_mut(couples * numbers);
+            let pixels = pixels.pixels(isa, rest);
             isa.run(
                 #[inline(always)]
                 || {
                     single.fill(filled, images);
-                    pair_with_later(filled, self.geometry.stride * single.channels);
-                    self.pair_slopes(windows, slopes, paired);
+                    pair_with_later(filled, self.couples.step);
+                    self.pair_pixels(windows, pixels, paired);
                 },
             );
             let images = (&*filled, &self.couples.places[..couples]);
-            self.single.run_transposed(isa, images, (paired, filters), first, sums);
+            self.single.run_transposed(isa, images, (paired, numbers), first, sums);
         });
     }
 
     fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
-        unpack_gradient(isa, &self.geometry, &self.single.weights, parts, gradient);
+        let unpack = if self.is_backward { unpack_backward } else { unpack_forward };
+        unpack(isa, &self.geometry, &self.single.weights, parts, gradient);
     }
 }

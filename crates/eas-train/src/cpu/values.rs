@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::batch_norm::Norm;
+use super::kernels::Isa;
 
 /// Some channels of a buffer `[image][row][column][stride]`; a vector is an image of one pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +116,25 @@ impl Reader<'_> {
     /// How many images.
     pub(super) fn count(&self) -> usize {
         self.values.len() / self.view.image()
+    }
+
+    /// The pixels `[pixel][stride]` as they are stored, and the stride.
+    pub(super) fn stored(&self) -> (&[f32], usize) {
+        (self.view.of(self.values), self.view.stride)
+    }
+
+    /// Its pixels `[pixel][stride]`, and the stride: as they stand where they are read so, else copied into `room`.
+    pub(super) fn pixels<'b>(&'b self, isa: Isa, room: &'b mut [f32]) -> (&'b [f32], usize) {
+        let channels = self.view.channels;
+        if self.is_plain() {
+            return self.stored();
+        }
+        let room = &mut room[..self.count() * self.view.area() * channels];
+        isa.run(
+            #[inline(always)]
+            || self.read(0, room),
+        );
+        (room, channels)
     }
 
     /// Reads consecutive pixels, as many as fit `to`, `[pixel][channels]`, from the one at `first`.

@@ -86,7 +86,7 @@ pub(super) fn pack_backward(
 }
 
 /// Adds parts of a weight's gradient up, each packed as by [`pack_forward`], in their order.
-pub(super) fn unpack_gradient(
+pub(super) fn unpack_forward(
     isa: Isa,
     geometry: &Geometry,
     shape: &PackedShape,
@@ -118,5 +118,37 @@ pub(super) fn unpack_gradient(
                 });
             });
         }
+    });
+}
+
+/// Adds parts of a weight's gradient up, each packed as by [`pack_backward`], in their order.
+pub(super) fn unpack_backward(
+    isa: Isa,
+    geometry: &Geometry,
+    shape: &PackedShape,
+    parts: &[f32],
+    gradient: &mut [f32],
+) {
+    let (read, made) = (geometry.read(), geometry.made());
+    let taps = geometry.kernel * geometry.kernel;
+    let blocks = shape.count() / shape.groups;
+    gradient.par_chunks_exact_mut(read * taps).enumerate().for_each(|(filter, gradient)| {
+        let (group, filter) = (filter / made, filter % made);
+        gradient.fill(0.0);
+        isa.run(|| {
+            for part in parts.chunks_exact(shape.size()) {
+                for index in group * blocks..(group + 1) * blocks {
+                    let block = shape.block(index);
+                    let row = block.vectors * shape.lanes;
+                    let part = &part[index * shape.block_size()..];
+                    let kernels = &mut gradient[block.column * taps..][..block.width * taps];
+                    for (lane, kernel) in kernels.chunks_exact_mut(taps).enumerate() {
+                        for (tap, value) in kernel.iter_mut().enumerate() {
+                            *value += part[((taps - 1 - tap) * made + filter) * row + lane];
+                        }
+                    }
+                }
+            }
+        });
     });
 }

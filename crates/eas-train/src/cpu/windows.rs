@@ -2,7 +2,6 @@
 
 use super::correlation::Geometry;
 use super::kernels::Isa;
-use super::memory::Scratch;
 use super::values::{Reader, View};
 
 /// Where windows start in a scratch buffer `[image][height][width][channels]` that holds a block of
@@ -93,26 +92,21 @@ impl Windows {
         same && self.border == 0 && images.is_plain() && images.view.is_whole()
     }
 
-    /// Calls `work` with images as windows read them: as they stand where they can be, else copied
-    /// into this thread's scratch buffer.
-    pub(super) fn with_images(
+    /// Images as windows read them: as they stand where they can be, else copied into a scratch buffer.
+    pub(super) fn images<'a>(
         &self,
         isa: Isa,
-        scratch: &Scratch,
-        reader: &Reader<'_>,
-        work: impl FnOnce(&[f32]),
-    ) {
+        scratch: &'a mut [f32],
+        reader: &Reader<'a>,
+    ) -> &'a [f32] {
         if self.reads_in_place(reader) {
-            work(reader.values);
-        } else {
-            scratch.with(|scratch| {
-                isa.run(
-                    #[inline(always)]
-                    || self.fill(scratch, reader),
-                );
-                work(scratch);
-            });
+            return reader.values;
         }
+        isa.run(
+            #[inline(always)]
+            || self.fill(scratch, reader),
+        );
+        scratch
     }
 
     /// Copies images into a scratch buffer, with their borders.

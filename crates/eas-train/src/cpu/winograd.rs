@@ -377,7 +377,7 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
         isa: Isa,
         scratch: &Scratch,
         images: &Reader<'_>,
-        slopes: (&[f32], usize),
+        slopes: &Reader<'_>,
         _first: usize,
         sums: &mut [f32],
     ) {
@@ -394,7 +394,7 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
                     #[inline(always)]
                     || {
                         self.take_tiles(filled, places, values);
-                        self.take_slopes(index * chunk, count, slopes, products);
+                        self.take_slopes(index * chunk, count, slopes.stored(), products);
                     },
                 );
                 let rows: [u32; TILES] = std::array::from_fn(|tile| (tile * depth) as u32);
