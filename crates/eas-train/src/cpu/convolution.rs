@@ -47,9 +47,9 @@ pub(super) trait Method: Debug + Send + Sync {
         accumulate: bool,
     );
 
-    /// Adds the gradient of some pieces of the packed weight, from windows of images and the pixels of the other side: the
-    /// slopes of their outputs or, where the images are these slopes, the values that were convolved. `sums`
-    /// starts with piece `first`.
+    /// Adds the gradient of some pieces of the packed weight, from windows of images and the pixels of
+    /// the other side: the slopes of their outputs or, where the images are these slopes, the values
+    /// that were convolved. `sums` starts with piece `first`.
     fn run_transposed(
         &self,
         isa: Isa,
@@ -335,12 +335,14 @@ mod tests {
         // What an earlier step left there.
         scratch.with(|scratch| scratch.fill(f32::NAN));
         let (windowed_values, other_values) = ([windowed_values.to_vec()], [other_values.to_vec()]);
-        let mut sums = vec![0.0; pieces.total()];
-        for first in (0..images).step_by(method.block()) {
+        // In two parts, of which each has every other block.
+        let mut sums = vec![0.0; 2 * pieces.total()];
+        for (index, first) in (0..images).step_by(method.block()).enumerate() {
             let block = first..images.min(first + method.block());
             let windowed = windowed.reader(&windowed_values, &[], block.clone());
             let other = other.reader(&other_values, &[], block);
-            for (piece, sums) in sums.chunks_mut(pieces.size).enumerate() {
+            let part = &mut sums[index % 2 * pieces.total()..][..pieces.total()];
+            for (piece, sums) in part.chunks_mut(pieces.size).enumerate() {
                 method.run_transposed(isa, &scratch, &windowed, &other, piece, sums);
             }
         }
@@ -356,21 +358,24 @@ mod tests {
         {
             let mut rng = Rng::new(seed);
             let (groups, kernel) = (1 + rng.below(2), 2 + rng.below(4));
+            // Groups of an odd number of channels don't come in pairs.
+            let some = |count: usize| if groups == 1 { count } else { 2 * groups * (count / 2) };
             let geometry = Geometry {
-                channels: groups * (32 + 2 * rng.below(20)),
+                channels: some(32 + rng.below(40)),
                 height: 5 + rng.below(9),
                 width: 5 + rng.below(9),
-                filters: groups * 2 * (1 + rng.below(7)),
+                filters: some(2 + rng.below(14)),
                 kernel,
                 stride: 1,
-                padding: rng.below(kernel),
+                padding: kernel / 2 + rng.below(kernel - kernel / 2),
                 groups,
             };
             assert!(geometry.is_narrow(), "seed {seed}: {geometry:?}");
             let images = 1 + rng.below(20);
             let offset = rng.below(3);
+            let beside = offset + rng.below(2);
             let view = |channels, height, width| {
-                let stride = offset + channels + 1;
+                let stride = channels + beside;
                 View { buffer: 0, offset, channels, height, width, stride }
             };
             let of_image = view(geometry.channels, geometry.height, geometry.width);

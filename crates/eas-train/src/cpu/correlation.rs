@@ -2,7 +2,8 @@
 //!
 //! The images of a block are copied into a scratch buffer `[image][height][width][channels]` with
 //! their border of zeros, so that every window is a place in it and a few runs of numbers behind the
-//! place. The input gradient is a convolution of the output's gradient in the same way, with zeros
+//! place. The weight's gradient sums products of windows with pixels of the other side, which are copied behind the
+//! images where they are normalised first. The input gradient is a convolution of the output's gradient in the same way, with zeros
 //! between its pixels where the stride leaves gaps, and flipped kernels.
 
 use super::convolution::{Method, Pieces};
@@ -51,16 +52,12 @@ impl Geometry {
         self.filters / self.groups
     }
 
-    /// Whether a weight's gradient is summed over windows of the slopes instead of the images. Either way a number of a
-    /// window is multiplied with all of a pixel on the other side: many channels fill vectors that few filters don't.
+    /// Whether there are many channels and so few filters that they leave a vector empty. The weight's gradient is then
+    /// summed over windows of the slopes, not of the images: either way a number of a window is multiplied with all
+    /// of a pixel on the other side. Slopes have a window for each pixel of the input, so these must not be more.
     pub(super) fn is_narrow(&self) -> bool {
-        self.kernel > 1 && self.stride == 1 && self.made() < 16 && self.read() >= 32
-    }
-
-    /// Numbers of a block's input, where a method may have to copy it beside windows of slopes.
-    pub(super) fn beside_slopes(&self, is_backward: bool) -> usize {
-        let is_copied = is_backward && self.is_narrow();
-        if is_copied { self.block() * self.height * self.width * self.channels } else { 0 }
+        let is_kept = self.stride == 1 && 2 * self.padding + 1 >= self.kernel;
+        self.kernel > 1 && is_kept && self.made() < 16 && self.read() >= 32
     }
 
     /// Images of a block.
@@ -108,7 +105,7 @@ impl Method for Correlation {
     }
 
     fn scratch(&self) -> usize {
-        self.product.windows.scratch() + self.geometry.beside_slopes(self.is_backward)
+        self.product.windows.scratch() + self.product.pixels()
     }
 
     fn pieces(&self) -> Pieces {

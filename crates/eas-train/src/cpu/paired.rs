@@ -32,8 +32,6 @@ pub(super) struct Paired {
 /// Windows of a block of which two that stand side by side are summed at once.
 #[derive(Debug)]
 struct Couples {
-    /// Numbers between the places of two.
-    step: usize,
     /// The first window of each, and its place.
     first: Vec<usize>,
     places: Vec<u32>,
@@ -42,7 +40,7 @@ struct Couples {
 impl Couples {
     /// Couples windows that stand `step` apart, as those of a row of pixels do.
     fn new(places: &[u32], step: usize) -> Self {
-        let mut couples = Couples { step, first: Vec::new(), places: Vec::new() };
+        let mut couples = Couples { first: Vec::new(), places: Vec::new() };
         let mut window = 0;
         while window < places.len() {
             couples.first.push(window);
@@ -76,30 +74,23 @@ impl Paired {
         windows: fn(&Geometry, usize) -> Windows,
         isa: Isa,
     ) -> Self {
-        let Geometry { channels, filters, kernel, stride, groups, .. } = *geometry;
+        let Geometry { channels, filters, kernel, groups, .. } = *geometry;
         let (channels, made) = match is_backward {
             false => (channels, geometry.made()),
             true => (filters, geometry.read()),
         };
         let pairs = channels.div_ceil(2);
         let (single, paired) = (windows(geometry, channels), windows(geometry, pairs));
-        // Windows of slopes stand at each pixel of the input.
-        let step = if is_backward { 1 } else { stride };
-        let couples = Couples::new(single.places(single.block), step * channels);
+        let couples = Couples::new(single.places(single.block), single.step);
         let product = |windows| Product::new(Factors::Pairs, windows, kernel, groups, made, isa);
         let (single, paired) = (product(single), product(paired));
         Paired { geometry: *geometry, is_backward, paired, single, couples }
     }
 
-    /// Numbers of a pixel that is multiplied with a window.
-    fn numbers(&self) -> usize {
-        if self.is_backward { self.geometry.channels } else { self.geometry.filters }
-    }
-
     /// The pixels of couples of windows, `[couple][number]`; 0 where there is no second window.
     #[inline(always)]
     fn pair_pixels(&self, windows: usize, (pixels, stride): (&[f32], usize), to: &mut [f32]) {
-        let numbers = self.numbers();
+        let numbers = self.single.weights.pixel();
         let first = &self.couples.first;
         for (couple, to) in to.chunks_exact_mut(numbers).enumerate() {
             let window = first[couple];
@@ -125,10 +116,10 @@ impl Method for Paired {
     }
 
     fn scratch(&self) -> usize {
-        // Behind the images stand the pixels of couples of windows.
+        // Behind the images stand the pixels of couples of windows, and the pixels that these are made of.
         self.single.windows.scratch()
-            + self.couples.first.len() * self.numbers()
-            + self.geometry.beside_slopes(self.is_backward)
+            + self.couples.first.len() * self.single.weights.pixel()
+            + self.single.pixels()
     }
 
     fn pieces(&self) -> Pieces {
@@ -210,7 +201,7 @@ impl Method for Paired {
         first: usize,
         sums: &mut [f32],
     ) {
-        let (single, numbers) = (&self.single.windows, self.numbers());
+        let (single, numbers) = (&self.single.windows, self.single.weights.pixel());
         let windows = images.count() * single.count;
         let couples = self.couples.of(windows);
         scratch.with(|scratch| {
@@ -221,7 +212,7 @@ impl Method for Paired {
                 #[inline(always)]
                 || {
                     single.fill(filled, images);
-                    pair_with_later(filled, self.couples.step);
+                    pair_with_later(filled, single.step);
                     self.pair_pixels(windows, pixels, paired);
                 },
             );

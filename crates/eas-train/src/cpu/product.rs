@@ -1,4 +1,4 @@
-//! Products of windows' numbers with packed weights, and with slopes, in blocks of outputs.
+//! Products of windows' numbers with packed weights, and with pixels of the other side, in blocks of outputs.
 
 use super::kernels::{Columns, Factors, Isa, Rows, Run, WIDEST};
 use super::windows::Windows;
@@ -7,7 +7,7 @@ use super::windows::Windows;
 /// stay in cache while the block's pixels pass by.
 const DEPTH: usize = 256;
 
-/// Pixels whose slopes stay in cache while a weight's gradient is summed.
+/// Pixels of the other side that stay in cache while a weight's gradient is summed.
 const TRANSPOSED_PIXELS: usize = 512;
 
 /// Windows, and the form of the weights that their numbers are multiplied with. Images stand as the windows have them,
@@ -76,13 +76,18 @@ impl Product {
         }
     }
 
-    /// Adds the gradient of some blocks of weights, from the images whose windows start at `places` and the slopes of
-    /// their outputs `[place][stride]`; `sums` starts with block `first`.
+    /// Numbers of the pixels that a block's windows are multiplied with.
+    pub(super) fn pixels(&self) -> usize {
+        self.windows.block * self.windows.count * self.weights.pixel()
+    }
+
+    /// Adds the gradient of some blocks of weights, from the images whose windows start at `places` and the pixels of the
+    /// other side `[place][stride]`; `sums` starts with block `first`.
     pub(super) fn run_transposed(
         &self,
         isa: Isa,
         (images, places): (&[f32], &[u32]),
-        (slopes, stride): (&[f32], usize),
+        (pixels, stride): (&[f32], usize),
         first: usize,
         sums: &mut [f32],
     ) {
@@ -90,7 +95,7 @@ impl Product {
         for (index, sums) in sums.chunks_exact_mut(shape.block_size()).enumerate() {
             let Block { group, column, width, vectors } = shape.block(first + index);
             let row = vectors * shape.lanes;
-            // Slopes of some pixels stay in cache while all rows of the weight pass by.
+            // Some pixels stay in cache while all rows of the weight pass by.
             for (part, places) in places.chunks(TRANSPOSED_PIXELS).enumerate() {
                 let pixel = part * TRANSPOSED_PIXELS;
                 let mut depth = 0;
@@ -101,7 +106,7 @@ impl Product {
                         places,
                         start: group * self.read + run.start,
                         rows: run.length,
-                        b: &slopes[pixel * stride + group * shape.made + column..],
+                        b: &pixels[pixel * stride + group * shape.made + column..],
                         b_stride: stride,
                         lanes: shape.lanes,
                         vectors,
@@ -193,6 +198,11 @@ impl PackedShape {
         let lanes = isa.lanes(made);
         let blocks = made.div_ceil(lanes).div_ceil(WIDEST);
         PackedShape { groups, depth, made, lanes, blocks }
+    }
+
+    /// Outputs of all groups, which a pixel of the other side has.
+    pub(super) fn pixel(&self) -> usize {
+        self.groups * self.made
     }
 
     /// Places of a block.

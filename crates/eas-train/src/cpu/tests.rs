@@ -39,16 +39,16 @@ fn random_network(rng: &mut Rng) -> Network {
     network
 }
 
-/// A few convolutions that are computed by tiles, of images that tiles don't cover evenly. They have
+/// A few convolutions that are computed by tiles, of images that tiles don't cover evenly, and one of few filters. They have
 /// no ReLUs: of so many values some are so near to 0 that rounding decides which way they go.
 fn wide_network(rng: &mut Rng) -> Network {
     let mut network = Network::new();
     let mut side = || 5 + rng.below(6);
     let shape = Shape::Image { channels: 3, height: side(), width: side() };
     let mut last = network.push(Op::Input { shape }, &[], None);
-    for kernel in [1usize, 3, 5, 3] {
-        let (filters, padding) =
-            (16 * (2 + rng.below(3)), kernel / 2 + rng.below(kernel.div_ceil(2)));
+    for (kernel, is_narrow) in [(1usize, false), (3, false), (5, false), (3, false), (3, true)] {
+        let filters = if is_narrow { 2 + rng.below(14) } else { 16 * (2 + rng.below(3)) };
+        let padding = kernel / 2 + rng.below(kernel.div_ceil(2));
         let bias = rng.below(2) == 0;
         let op = Op::Conv { filters, kernel, stride: 1, padding, groups: 1, bias };
         last = network.push(op, &[last], None);
@@ -283,12 +283,12 @@ fn it_computes_what_the_oracle_does() {
 }
 
 /// Convolutions of images so large, in batches so large, that the gradients of their weights are summed
-/// in parts: directly, and by tiles. The last are too wide for bf16.
+/// in parts: directly, over windows of images and of slopes, and by tiles. The last are too wide for bf16.
 fn parted_network(rng: &mut Rng) -> Network {
     let mut network = Network::new();
     let shape = Shape::Image { channels: 3, height: 16, width: 16 };
     let mut last = network.push(Op::Input { shape }, &[], None);
-    for (filters, kernel) in [(12, 3), (32, 1), (32, 3), (160, 1), (160, 3)] {
+    for (filters, kernel) in [(12, 3), (32, 1), (12, 3), (32, 1), (32, 3), (160, 1), (160, 3)] {
         let padding = kernel / 2;
         let bias = rng.below(2) == 0;
         let op = Op::Conv { filters, kernel, stride: 1, padding, groups: 1, bias };

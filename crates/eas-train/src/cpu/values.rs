@@ -118,8 +118,9 @@ impl Reader<'_> {
         self.values.len() / self.view.image()
     }
 
-    /// The pixels `[pixel][stride]` as they are stored, and the stride.
+    /// The pixels `[pixel][stride]` of a plain source, as they stand, and the stride.
     pub(super) fn stored(&self) -> (&[f32], usize) {
+        debug_assert!(self.is_plain(), "nothing is left to apply");
         (self.view.of(self.values), self.view.stride)
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Windows {
     places: Vec<u32>,
     /// Windows of an image.
     pub(super) count: usize,
+    /// Numbers between the places of windows that stand side by side.
+    pub(super) step: usize,
 }
 
 impl Windows {
@@ -68,7 +70,8 @@ impl Windows {
             .flat_map(|image| (0..rows).map(move |y| (image, y)))
             .flat_map(|(image, y)| (0..columns).map(move |x| place(image, y, x)))
             .collect();
-        Windows { block, channels, border, spread, height, width, places, count: rows * columns }
+        let (count, step) = (rows * columns, stride * channels);
+        Windows { block, channels, border, spread, height, width, places, count, step }
     }
 
     /// Numbers of a scratch image.
