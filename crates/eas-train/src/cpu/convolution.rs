@@ -19,6 +19,9 @@ use crate::recipe::Precision;
 /// Parts that the gradient of a weight is summed in, at most: as many threads can work on it.
 const PARTS: usize = 8;
 
+/// Numbers of a vector of AVX-512.
+const AVX512_LANES: usize = 16;
+
 /// How a convolution, or the gradient of its input, is computed for a block of images.
 pub(super) trait Method: Debug + Send + Sync {
     /// Images of a full block.
@@ -124,7 +127,6 @@ impl Convolution {
         isa: Isa,
     ) -> Self {
         let tiles = by_tiles(&geometry, isa);
-        let of_slopes = geometry.is_narrow();
         let in_bf16 = match &tiles {
             // Beside matrix units, a processor's other instructions for bf16 are no faster than those for f32.
             _ if isa.has_matrix_units() => {
@@ -132,11 +134,16 @@ impl Convolution {
             }
             // Tiles themselves would lose too much by bf16.
             Some(_) if !is_faster_in_pairs(&geometry) => None,
-            _ => Paired::both(&geometry, isa).map(|both| Methods::new(both, of_slopes)),
+            // Whatever its vectors, a processor computes what those with AVX-512 do.
+            _ => Paired::both(&geometry, isa)
+                .map(|both| Methods::new(both, geometry.is_narrow(AVX512_LANES))),
         };
         let single = match tiles {
             Some(both) => Methods::new(both, false),
-            None => Methods::new(Correlation::both(&geometry, isa), of_slopes),
+            None => {
+                let is_narrow = geometry.is_narrow(isa.lanes(geometry.made()));
+                Methods::new(Correlation::both(&geometry, isa), is_narrow)
+            }
         };
         Convolution { geometry, single, in_bf16, weight, bias }
     }
@@ -370,7 +377,7 @@ mod tests {
                 padding: kernel / 2 + rng.below(kernel - kernel / 2),
                 groups,
             };
-            assert!(geometry.is_narrow(), "seed {seed}: {geometry:?}");
+            assert!(geometry.is_narrow(AVX512_LANES), "seed {seed}: {geometry:?}");
             let images = 1 + rng.below(20);
             let offset = rng.below(3);
             let beside = offset + rng.below(2);
