@@ -52,10 +52,10 @@ impl Geometry {
         self.filters / self.groups
     }
 
-    /// Whether channels are many and filters so few that they leave room in one vector of so many lanes. The weight's
-    /// gradient is then summed over windows of the slopes, not of the images: either way a number of a window is
-    /// multiplied with all of a pixel on the other side, and one vector at a time is slow. Slopes have a window for each
-    /// pixel of the input, so these must not be more than the outputs.
+    /// Whether channels are many and filters so few, fewer than sixteen, that a vector of so many lanes holds them. The
+    /// weight's gradient is then summed over windows of the slopes, not of the images: either way a number of a window
+    /// is multiplied with all of a pixel on the other side, and one vector at a time is slow. Slopes have a window for
+    /// each pixel of the input, so these must not be more than the outputs.
     pub(super) fn is_narrow(&self, lanes: usize) -> bool {
         let is_kept = self.stride == 1 && 2 * self.padding + 1 >= self.kernel;
         let is_one_vector = self.made() <= lanes && self.made() < 16;
