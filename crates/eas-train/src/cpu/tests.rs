@@ -39,8 +39,9 @@ fn random_network(rng: &mut Rng) -> Network {
     network
 }
 
-/// A few convolutions that are computed by tiles, of images that tiles don't cover evenly, and one of few filters. They have
-/// no ReLUs: of so many values some are so near to 0 that rounding decides which way they go.
+/// A few convolutions that are computed by tiles, of images that tiles don't cover evenly, and one of
+/// few filters. They have no ReLUs: of so many values some are so near to 0 that rounding decides which
+/// way they go.
 fn wide_network(rng: &mut Rng) -> Network {
     let mut network = Network::new();
     let mut side = || 5 + rng.below(6);
