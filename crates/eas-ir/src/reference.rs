@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, s};
+use ndarray::{Array1, Array2, Array4, Array6, ArrayView4, Axis, s};
 
 use crate::forward::{Forward, Gradients, Images, Mode, Moments};
 use crate::model::Model;
@@ -178,15 +178,17 @@ fn unfold(
     padding: usize,
 ) -> Array2<f64> {
     let (batch, channels, height, width) = x.dim();
-    let mut read = Array2::zeros((channels * kernel * kernel, batch * rows * columns));
-    for (pixel, (b, r, c)) in ndarray::indices((batch, rows, columns)).into_iter().enumerate() {
-        for (i, j, row, column) in window((r, c), kernel, stride, padding, (height, width)) {
-            for k in 0..channels {
-                read[[(k * kernel + i) * kernel + j, pixel]] = x[[b, k, row, column]];
-            }
-        }
+    let mut padded = Array4::zeros((batch, channels, height + 2 * padding, width + 2 * padding));
+    padded.slice_mut(s![.., .., padding..padding + height, padding..padding + width]).assign(&x);
+    let mut read = Array6::zeros((channels, kernel, kernel, batch, rows, columns));
+    for (i, j) in ndarray::indices((kernel, kernel)) {
+        let step = stride as isize;
+        let seen = padded.slice(s![.., .., i..;step, j..;step]);
+        let seen = seen.slice_move(s![.., .., ..rows, ..columns]);
+        read.slice_mut(s![.., i, j, .., .., ..]).assign(&seen.permuted_axes([1, 0, 2, 3]));
     }
-    read
+    let shape = (channels * kernel * kernel, batch * rows * columns);
+    read.into_shape_with_order(shape).expect("as many numbers")
 }
 
 /// What a node makes of its inputs.
@@ -230,9 +232,11 @@ fn forward(model: &Model, node: &Node, inputs: &[&Array4<f64>], mode: Mode) -> A
             };
             let gamma = parameter(model, node, Role::Gamma);
             let beta = parameter(model, node, Role::Beta);
-            for ((b, f, r, c), y) in y.indexed_iter_mut() {
-                let deviation = (variance[f] + f64::from(epsilon)).sqrt();
-                *y = gamma[f] * (x[[b, f, r, c]] - mean[f]) / deviation + beta[f];
+            let deviation = variance.mapv(|v| (v + f64::from(epsilon)).sqrt());
+            for (f, (mut y, x)) in y.axis_iter_mut(Axis(1)).zip(x.axis_iter(Axis(1))).enumerate() {
+                y.zip_mut_with(&x, |y, x| {
+                    *y = gamma[f] * (x - mean[f]) / deviation[f] + beta[f];
+                });
             }
         }
         Op::Relu => y.zip_mut_with(x, |y, x| *y = x.max(0.0)),
