@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::time::Duration;
 
-use eas_tests::campaign::{Campaign, built_eas};
+use eas_tests::campaign::Campaign;
+
+use crate::harness::EAS;
 
 #[test]
 fn a_short_campaign_loses_nothing() {
     let limit = Some(Duration::from_secs(60));
-    let campaign = Campaign { eas: built_eas().unwrap(), faults: 12, seed: 4, limit };
+    let campaign = Campaign { eas: EAS.clone(), faults: 12, seed: 4, limit };
     let table = campaign.run(&mut |_| ()).unwrap();
     for (fault, why) in &table.unavailable {
         // Past the capture of tests that pass, which would hide it.

@@ -18,9 +18,11 @@ pub(crate) static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
     test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned()
 });
 
-/// The `eas` binary. Cargo builds no binary of another package for a test, so it is asked to.
-static EAS: LazyLock<PathBuf> = LazyLock::new(|| {
-    cargo("build", ["--package", "eas-cli", "--bin", "eas"]);
+/// The `eas` binary. Cargo builds no binary of another package for a test, so it is asked for tests of
+/// that package: those that `cargo test --workspace` has built by then, with the binary. A plain
+/// `cargo build` would build dependencies and all again, without the features that tests ask of them.
+pub(crate) static EAS: LazyLock<PathBuf> = LazyLock::new(|| {
+    cargo("test", ["--no-run", "--workspace", "--test", "runs"]);
     BUILT.join("eas")
 });
 
