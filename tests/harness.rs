@@ -1,6 +1,5 @@
 //! The real `eas` in a folder of its own.
 
-use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -8,42 +7,18 @@ use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
+pub(crate) use eas_tests::root;
+
 /// A search of seconds: a start network, two batches of two children, a final, and what it is
 /// compared with.
 pub(crate) const TINY: &str = include_str!("tiny.toml");
 
-/// Where cargo puts what it builds for the profile of these tests: `target/debug`.
-pub(crate) static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned()
-});
+/// The `eas` binary.
+pub(crate) static EAS: LazyLock<PathBuf> = LazyLock::new(|| eas_tests::eas().unwrap());
 
-/// The `eas` binary. Cargo builds no binary of another package for a test, so it is asked for tests of
-/// that package: those that `cargo test --workspace` has built by then, with the binary. A plain
-/// `cargo build` would build dependencies and all again, without the features that tests ask of them.
-pub(crate) static EAS: LazyLock<PathBuf> = LazyLock::new(|| {
-    cargo("test", ["--no-run", "--workspace", "--test", "runs"]);
-    BUILT.join("eas")
-});
-
-/// The root of the workspace.
-pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
-}
-
-/// Runs cargo in the workspace, with the profile and the target folder of these tests, which must
-/// succeed.
-pub(crate) fn cargo<'a>(command: &str, arguments: impl IntoIterator<Item = &'a str>) {
-    let folder = BUILT.file_name().and_then(OsStr::to_str).expect("profiles are named in ASCII");
-    let output = eas_tests::cargo()
-        .current_dir(root())
-        .args([command, "--locked", "--profile", if folder == "debug" { "dev" } else { folder }])
-        .arg("--target-dir")
-        .arg(BUILT.parent().expect("a profile lies in the target folder"))
-        .args(arguments)
-        .output()
-        .unwrap();
-    Done::from(output).exits(0);
+/// Runs cargo in the workspace, which must succeed.
+pub(crate) fn cargo<'a>(subcommand: &str, arguments: impl IntoIterator<Item = &'a str>) -> Done {
+    Done::from(eas_tests::cargo(subcommand).unwrap().args(arguments).output().unwrap()).exits(0)
 }
 
 /// What a command did.

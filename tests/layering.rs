@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
-use crate::harness::root;
+use crate::harness::{Done, root};
 
 /// Each crate, and those of ours that it may depend on: never more, in no kind of dependency.
 const LAYERS: [(&str, &[&str]); 5] = [
@@ -125,4 +126,21 @@ fn only_kernels_are_unsafe() {
     let unsafe_words =
         ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "expect(unsafe_code"];
     check_absent(&unsafe_words, &UNSAFE);
+}
+
+/// What tests ask of dependencies, by dependencies of their own, the program asks of them too: else they and
+/// all that stands on them were built twice, once for the tests and once for the `eas` that these run.
+#[test]
+fn the_program_has_the_dependencies_of_the_tests() {
+    let packages = |of: &[&str]| -> BTreeSet<String> {
+        let mut tree = Command::new(env!("CARGO"));
+        tree.current_dir(root()).args(["tree", "--locked", "--prefix", "none"]);
+        tree.args(["--format", "{p} with [{f}]"]).args(of);
+        let listed = Done::from(tree.output().unwrap()).exits(0).stdout;
+        listed.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+    };
+    let program = packages(&["--package", "eas-cli", "--edges", "normal,build"]);
+    let tests = packages(&["--workspace", "--edges", "normal,build,dev"]);
+    let alone: Vec<&String> = program.difference(&tests).collect();
+    assert!(alone.is_empty(), "tests have these with other features: {alone:?}");
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::harness::{BUILT, Done, Folder, TINY, cargo, root};
+use crate::harness::{Done, Folder, TINY, cargo, root};
 
 /// Builds the crate's binary.
 fn binary() -> PathBuf {
     cargo("build", ["--manifest-path", "tests/plugin/Cargo.toml"]);
-    BUILT.join("demo-plugin")
+    eas_tests::built().unwrap().join("demo-plugin")
 }
 
 /// A folder with a spec of the crate's space and transform, which the paper's controller learns to

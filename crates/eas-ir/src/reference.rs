@@ -181,8 +181,8 @@ fn unfold(
     let mut padded = Array4::zeros((batch, channels, height + 2 * padding, width + 2 * padding));
     padded.slice_mut(s![.., .., padding..padding + height, padding..padding + width]).assign(&x);
     let mut read = Array6::zeros((channels, kernel, kernel, batch, rows, columns));
+    let step = stride as isize;
     for (i, j) in ndarray::indices((kernel, kernel)) {
-        let step = stride as isize;
         let seen = padded.slice(s![.., .., i..;step, j..;step]);
         let seen = seen.slice_move(s![.., .., ..rows, ..columns]);
         read.slice_mut(s![.., i, j, .., .., ..]).assign(&seen.permuted_axes([1, 0, 2, 3]));

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use eas_tests::campaign::{Campaign, built_eas};
+use eas_tests::campaign::Campaign;
 
 /// Does terrible things to searches, and says what was lost.
 #[derive(Parser)]
@@ -34,7 +34,7 @@ struct Args {
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
-    let eas = args.eas.map_or_else(built_eas, Ok)?;
+    let eas = args.eas.map_or_else(eas_tests::eas, Ok)?;
     let table = Campaign { eas, faults: args.kills, seed: args.seed, limit }
         .run(&mut |line| eprintln!("{line}"))?;
     if args.json {

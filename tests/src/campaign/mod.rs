@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use eas_ir::Rng;
 use serde::Serialize;
 
@@ -64,27 +64,6 @@ pub struct Loss {
     pub what: String,
     /// Where all of it is kept.
     pub folder: PathBuf,
-}
-
-/// The `eas` of this workspace, built with the profile that the running program was built with.
-///
-/// # Errors
-/// It can't be built.
-pub fn built_eas() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let folders = own.ancestors().skip(1);
-    let profile =
-        folders.into_iter().find(|folder| !folder.ends_with("deps")).context("a folder")?;
-    let name = profile.file_name().and_then(|name| name.to_str()).context("a profile's name")?;
-    let built = crate::cargo()
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--locked", "--package", "eas-cli", "--bin", "eas"])
-        .args(["--profile", if name == "debug" { "dev" } else { name }])
-        .arg("--target-dir")
-        .arg(profile.parent().context("a profile lies in the target folder")?)
-        .status()?;
-    ensure!(built.success(), "eas can't be built");
-    Ok(profile.join("eas"))
 }
 
 impl Campaign {
