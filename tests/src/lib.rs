@@ -23,8 +23,8 @@ pub fn built() -> anyhow::Result<PathBuf> {
     Ok(folder.context("a program lies in target/PROFILE")?.to_owned())
 }
 
-/// Cargo in the workspace, with the profile and the target folder of the running program, in which it may
-/// run itself. What it tells of this package is not passed on: build scripts that ask for it (ring's)
+/// Cargo in the workspace, with the profile and the target folder of the running program. What the cargo
+/// that runs this program tells of its package is not passed on: build scripts that ask for it (ring's)
 /// would run again, and all that stands on them be built anew each time.
 ///
 /// # Errors
