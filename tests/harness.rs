@@ -17,8 +17,8 @@ pub(crate) const TINY: &str = include_str!("tiny.toml");
 pub(crate) static EAS: LazyLock<PathBuf> = LazyLock::new(|| eas_tests::eas().unwrap());
 
 /// Runs cargo in the workspace, which must succeed.
-pub(crate) fn cargo<'a>(subcommand: &str, arguments: impl IntoIterator<Item = &'a str>) -> Done {
-    Done::from(eas_tests::cargo(subcommand).unwrap().args(arguments).output().unwrap()).exits(0)
+pub(crate) fn cargo<'a>(subcommand: &str, arguments: impl IntoIterator<Item = &'a str>) {
+    Done::from(eas_tests::cargo(subcommand).unwrap().args(arguments).output().unwrap()).exits(0);
 }
 
 /// What a command did.

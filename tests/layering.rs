@@ -1,4 +1,4 @@
-//! Which crate may know what, and who may print, exit and be unsafe.
+//! Which crate may know what, who may print, exit and be unsafe, and what tests may ask of dependencies.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -84,6 +84,26 @@ fn each_operation_gives_the_numbers_made_by_hand() {
         ),
         with(
             case(
+                "windows that step over a padded image start in its padding, and leave the end unread",
+                conv(1, 3, 2, 1, 1, false),
+                [1, 4, 4],
+                one_to(16),
+                &[111.0, 217.0, 363.0, 573.0],
+            ),
+            &[(Role::Weight, &one_to(9))],
+        ),
+        with(
+            case(
+                "a kernel may be as large as the padded image",
+                conv(1, 3, 3, 1, 1, false),
+                [1, 1, 1],
+                vec![2.0],
+                &[10.0],
+            ),
+            &[(Role::Weight, &one_to(9))],
+        ),
+        with(
+            case(
                 "a stride drops the windows that would leave the image",
                 conv(1, 2, 2, 0, 1, true),
                 [1, 3, 3],
