@@ -19,6 +19,9 @@ use crate::recipe::Precision;
 /// Parts that the gradient of a weight is summed in, at most: as many threads can work on it.
 const PARTS: usize = 8;
 
+/// Numbers of a gradient whose parts are added up together: so many stay in the nearest cache.
+const ADDED_TOGETHER: usize = 4096;
+
 /// Numbers of a vector of AVX-512.
 const AVX512_LANES: usize = 16;
 
@@ -50,21 +53,20 @@ pub(super) trait Method: Debug + Send + Sync {
         accumulate: bool,
     );
 
-    /// Adds the gradient of some pieces of the packed weight, from windows of images and the pixels of
+    /// Sums the gradient of some pieces of the packed weight, from windows of images and the pixels of
     /// the other side: the slopes of their outputs or, where the images are these slopes, the values
-    /// that were convolved. `sums` starts with piece `first`.
+    /// that were convolved.
     fn run_transposed(
         &self,
         isa: Isa,
         scratch: &Scratch,
         images: &Reader<'_>,
         pixels: &Reader<'_>,
-        first: usize,
-        sums: &mut [f32],
+        sums: Sums<'_>,
     );
 
-    /// Adds parts of the weight's gradient up, in their order, into the form of the weight.
-    fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]);
+    /// Brings the gradient of the packed weight into the form of the weight.
+    fn unpack(&self, isa: Isa, sums: &[f32], gradient: &mut [f32]);
 }
 
 /// Pieces of a packed weight whose gradients can be computed each alone.
@@ -80,6 +82,16 @@ impl Pieces {
     pub(super) fn total(self) -> usize {
         self.count * self.size
     }
+}
+
+/// Where the gradient of some pieces is summed.
+#[derive(Debug)]
+pub(super) struct Sums<'a> {
+    /// The first piece.
+    pub(super) first: usize,
+    pub(super) values: &'a mut [f32],
+    /// Whether it is added to what stands there.
+    pub(super) accumulate: bool,
 }
 
 /// How a convolution is computed.
@@ -289,7 +301,6 @@ impl Convolution {
         sums.par_chunks_mut(pieces.total()).enumerate().for_each(|(part, sums)| {
             let (from, to) = (part * blocks / parts, (part + 1) * blocks / parts);
             sums.par_chunks_mut(together * pieces.size).enumerate().for_each(|(index, sums)| {
-                sums.fill(0.0);
                 for block in from..to {
                     let first = block * method.block();
                     let images = first..batch.min(first + method.block());
@@ -297,13 +308,33 @@ impl Convolution {
                     let images = source.reader(values, norms, images);
                     let [images, pixels] =
                         if methods.of_slopes { [slopes, images] } else { [images, slopes] };
-                    method.run_transposed(isa, scratch, &images, &pixels, index * together, sums);
+                    let accumulate = block > from;
+                    let sums = Sums { first: index * together, values: sums, accumulate };
+                    method.run_transposed(isa, scratch, &images, &pixels, sums);
                 }
             });
         });
+        let sums = add_parts(isa, sums, pieces.total());
         method.unpack(isa, sums, self.weight.of_mut(gradient));
         memory.partials = partials;
     }
+}
+
+/// Adds parts of `size` numbers up, in their order.
+fn add_parts(isa: Isa, parts: &mut [f32], size: usize) -> &[f32] {
+    let (sums, others) = parts.split_at_mut(size);
+    sums.par_chunks_mut(ADDED_TOGETHER).enumerate().for_each(|(index, sums)| {
+        isa.run(
+            #[inline(always)]
+            || {
+                for part in others.chunks_exact(size) {
+                    let part = &part[index * ADDED_TOGETHER..];
+                    sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+                }
+            },
+        );
+    });
+    sums
 }
 
 /// The sum of the slopes of each filter.
@@ -342,19 +373,21 @@ mod tests {
         // What an earlier step left there.
         scratch.with(|scratch| scratch.fill(f32::NAN));
         let (windowed_values, other_values) = ([windowed_values.to_vec()], [other_values.to_vec()]);
-        // In two parts, of which each has every other block.
-        let mut sums = vec![0.0; 2 * pieces.total()];
+        // In two parts, if there are as many blocks: each has every other one.
+        let parts = 2.min(image_blocks(images, method.block()));
+        let mut sums = vec![f32::NAN; parts * pieces.total()];
         for (index, first) in (0..images).step_by(method.block()).enumerate() {
             let block = first..images.min(first + method.block());
             let windowed = windowed.reader(&windowed_values, &[], block.clone());
             let other = other.reader(&other_values, &[], block);
-            let part = &mut sums[index % 2 * pieces.total()..][..pieces.total()];
-            for (piece, sums) in part.chunks_mut(pieces.size).enumerate() {
-                method.run_transposed(isa, &scratch, &windowed, &other, piece, sums);
+            let part = &mut sums[index % parts * pieces.total()..][..pieces.total()];
+            for (first, values) in part.chunks_mut(pieces.size).enumerate() {
+                let sums = Sums { first, values, accumulate: index >= parts };
+                method.run_transposed(isa, &scratch, &windowed, &other, sums);
             }
         }
         let mut gradient = vec![f32::NAN; size];
-        method.unpack(isa, &sums, &mut gradient);
+        method.unpack(isa, add_parts(isa, &mut sums, pieces.total()), &mut gradient);
         gradient
     }
 

@@ -6,7 +6,7 @@
 //! images where they are normalised first. The input gradient is a convolution of the output's gradient in the same way, with zeros
 //! between its pixels where the stride leaves gaps, and flipped kernels.
 
-use super::convolution::{Method, Pieces};
+use super::convolution::{Method, Pieces, Sums};
 use super::kernels::{Factors, Isa};
 use super::memory::Scratch;
 use super::product::Product;
@@ -145,20 +145,19 @@ impl Method for Correlation {
         scratch: &Scratch,
         images: &Reader<'_>,
         pixels: &Reader<'_>,
-        first: usize,
-        sums: &mut [f32],
+        sums: Sums<'_>,
     ) {
         let windows = &self.product.windows;
         scratch.with(|scratch| {
             let (filled, rest) = scratch.split_at_mut(windows.scratch());
             let filled = windows.images(isa, filled, images);
             let images = (filled, windows.places(images.count()));
-            self.product.run_transposed(isa, images, pixels.pixels(isa, rest), first, sums);
+            self.product.run_transposed(isa, images, pixels.pixels(isa, rest), sums);
         });
     }
 
-    fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
+    fn unpack(&self, isa: Isa, sums: &[f32], gradient: &mut [f32]) {
         let unpack = if self.is_backward { unpack_backward } else { unpack_forward };
-        unpack(isa, &self.geometry, &self.product.weights, parts, gradient);
+        unpack(isa, &self.geometry, &self.product.weights, sums, gradient);
     }
 }

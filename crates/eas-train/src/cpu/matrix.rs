@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::convolution::{Method, Pieces};
+use super::convolution::{Method, Pieces, Sums};
 use super::correlation::Geometry;
 use super::kernels::Isa;
 use super::kernels::matrix::{MOST_COLUMNS, SIDE, SLACK, Tiles};
@@ -490,8 +490,7 @@ impl Method for Matrix {
         scratch: &Scratch,
         images: &Reader<'_>,
         slopes: &Reader<'_>,
-        _first: usize,
-        sums: &mut [f32],
+        Sums { values: sums, accumulate, .. }: Sums<'_>,
     ) {
         let Products { runs, a_tiles, c_tiles, steps } = &self.transposed;
         let (depth, between) = (runs.depth(), self.layout.filter_pairs());
@@ -507,7 +506,7 @@ impl Method for Matrix {
                     self.take_slopes(images.count(), slopes.stored(), taken);
                 },
             );
-            for steps in steps.chunks(STEPS) {
+            for (part, steps) in steps.chunks(STEPS).enumerate() {
                 for (run, start) in runs.starts.iter().enumerate() {
                     for column in (0..runs.whole()).step_by(widest) {
                         isa.tiles(Tiles {
@@ -523,7 +522,7 @@ impl Method for Matrix {
                             c_stride: depth,
                             rows: SIDE,
                             width: widest.min(runs.whole() - column),
-                            accumulate: true,
+                            accumulate: accumulate || part > 0,
                         });
                     }
                 }
@@ -531,21 +530,18 @@ impl Method for Matrix {
         });
     }
 
-    fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
-        let (runs, taps, size) = (&self.transposed.runs, self.kernel.pow(2), self.pieces().total());
+    fn unpack(&self, isa: Isa, sums: &[f32], gradient: &mut [f32]) {
+        let (runs, taps) = (&self.transposed.runs, self.kernel.pow(2));
         let filters = gradient.par_chunks_mut(self.channels * taps).enumerate();
         filters.for_each(|(filter, gradient)| {
             isa.run(
                 #[inline(always)]
                 || {
-                    gradient.fill(0.0);
-                    for part in parts.chunks_exact(size) {
-                        let sums = &part[filter * runs.depth()..][..runs.depth()];
-                        for tap in 0..taps {
-                            let sums = &sums[runs.tap(tap)..][..self.channels];
-                            for (channel, sum) in sums.iter().enumerate() {
-                                gradient[channel * taps + tap] += sum;
-                            }
+                    let sums = &sums[filter * runs.depth()..][..runs.depth()];
+                    for tap in 0..taps {
+                        let sums = &sums[runs.tap(tap)..][..self.channels];
+                        for (channel, sum) in sums.iter().enumerate() {
+                            gradient[channel * taps + tap] = *sum;
                         }
                     }
                 },
@@ -577,7 +573,7 @@ mod tests {
     use eas_ir::Rng;
 
     use super::{Matrix, SIDE, transpose};
-    use crate::cpu::convolution::Method;
+    use crate::cpu::convolution::{Method, Sums};
     use crate::cpu::correlation::{Correlation, Geometry};
     use crate::cpu::kernels::Isa;
     use crate::cpu::kernels::pairs::{pair, parts};
@@ -653,7 +649,7 @@ mod tests {
         let found = run(forward.as_ref(), images, from, out);
         let input_gradient = run(backward.as_ref(), slopes, out, from);
         let size = forward.pieces().total();
-        let mut sums = vec![0.0; size];
+        let mut sums = vec![f32::NAN; size];
         for first in (0..count).step_by(forward.block()) {
             let end = count.min(first + forward.block());
             let buffers = [images.to_vec()];
@@ -661,8 +657,9 @@ mod tests {
             let slopes = [slopes.to_vec()];
             let slopes = Source::plain(out).reader(&slopes, &[], first..end);
             let pieces = forward.pieces();
-            for (piece, sums) in sums.chunks_mut(pieces.size).enumerate() {
-                forward.run_transposed(isa, &scratch, &reader, &slopes, piece, sums);
+            for (piece, values) in sums.chunks_mut(pieces.size).enumerate() {
+                let sums = Sums { first: piece, values, accumulate: first > 0 };
+                forward.run_transposed(isa, &scratch, &reader, &slopes, sums);
             }
         }
         let mut gradient = vec![f32::NAN; weight.len()];

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::convolution::{Method, Pieces};
+use super::convolution::{Method, Pieces, Sums};
 use super::correlation::{Geometry, PART_PIXELS};
 use super::kernels::pairs::{pair, pair_channels, pair_with_later};
 use super::kernels::{Factors, Isa};
@@ -198,8 +198,7 @@ impl Method for Paired {
         scratch: &Scratch,
         images: &Reader<'_>,
         pixels: &Reader<'_>,
-        first: usize,
-        sums: &mut [f32],
+        sums: Sums<'_>,
     ) {
         let (single, numbers) = (&self.single.windows, self.single.weights.pixel());
         let windows = images.count() * single.count;
@@ -217,12 +216,12 @@ impl Method for Paired {
                 },
             );
             let images = (&*filled, &self.couples.places[..couples]);
-            self.single.run_transposed(isa, images, (paired, numbers), first, sums);
+            self.single.run_transposed(isa, images, (paired, numbers), sums);
         });
     }
 
-    fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
+    fn unpack(&self, isa: Isa, sums: &[f32], gradient: &mut [f32]) {
         let unpack = if self.is_backward { unpack_backward } else { unpack_forward };
-        unpack(isa, &self.geometry, &self.single.weights, parts, gradient);
+        unpack(isa, &self.geometry, &self.single.weights, sums, gradient);
     }
 }

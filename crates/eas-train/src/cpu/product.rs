@@ -1,5 +1,6 @@
 //! Products of windows' numbers with packed weights, and with pixels of the other side, in blocks of outputs.
 
+use super::convolution::Sums;
 use super::kernels::{Columns, Factors, Isa, Rows, Run, WIDEST};
 use super::windows::Windows;
 
@@ -81,18 +82,17 @@ impl Product {
         self.windows.block * self.windows.count * self.weights.pixel()
     }
 
-    /// Adds the gradient of some blocks of weights, from the images whose windows start at `places` and the pixels of the
-    /// other side `[place][stride]`; `sums` starts with block `first`.
+    /// Sums the gradient of some blocks of weights, from the images whose windows start at `places` and the pixels of the
+    /// other side `[place][stride]`.
     pub(super) fn run_transposed(
         &self,
         isa: Isa,
         (images, places): (&[f32], &[u32]),
         (pixels, stride): (&[f32], usize),
-        first: usize,
-        sums: &mut [f32],
+        Sums { first, values, accumulate }: Sums<'_>,
     ) {
         let shape = &self.weights;
-        for (index, sums) in sums.chunks_exact_mut(shape.block_size()).enumerate() {
+        for (index, sums) in values.chunks_exact_mut(shape.block_size()).enumerate() {
             let Block { group, column, width, vectors } = shape.block(first + index);
             let row = vectors * shape.lanes;
             // Some pixels stay in cache while all rows of the weight pass by.
@@ -113,6 +113,7 @@ impl Product {
                         c: &mut sums[depth * row..],
                         c_stride: row,
                         width,
+                        accumulate: accumulate || part > 0,
                     });
                     depth += run.length;
                 }

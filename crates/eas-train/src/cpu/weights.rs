@@ -85,12 +85,12 @@ pub(super) fn pack_backward(
     });
 }
 
-/// Adds parts of a weight's gradient up, each packed as by [`pack_forward`], in their order.
+/// Unpacks a weight's gradient, packed as by [`pack_forward`].
 pub(super) fn unpack_forward(
     isa: Isa,
     geometry: &Geometry,
     shape: &PackedShape,
-    parts: &[f32],
+    sums: &[f32],
     gradient: &mut [f32],
 ) {
     let (read, taps) = (geometry.read(), geometry.kernel * geometry.kernel);
@@ -105,14 +105,11 @@ pub(super) fn unpack_forward(
                 std::mem::take(&mut rest).split_at_mut(block.width * filter_size);
             rest = others;
             filters.par_chunks_mut(filter_size).enumerate().for_each(|(lane, filter)| {
-                filter.fill(0.0);
+                let sums = &sums[index * shape.block_size()..];
                 isa.run(|| {
-                    for part in parts.chunks_exact(shape.size()) {
-                        let part = &part[index * shape.block_size()..];
-                        for (channel, kernel) in filter.chunks_exact_mut(taps).enumerate() {
-                            for (tap, value) in kernel.iter_mut().enumerate() {
-                                *value += part[(tap * read + channel) * row + lane];
-                            }
+                    for (channel, kernel) in filter.chunks_exact_mut(taps).enumerate() {
+                        for (tap, value) in kernel.iter_mut().enumerate() {
+                            *value = sums[(tap * read + channel) * row + lane];
                         }
                     }
                 });
@@ -121,12 +118,12 @@ pub(super) fn unpack_forward(
     });
 }
 
-/// Adds parts of a weight's gradient up, each packed as by [`pack_backward`], in their order.
+/// Unpacks a weight's gradient, packed as by [`pack_backward`].
 pub(super) fn unpack_backward(
     isa: Isa,
     geometry: &Geometry,
     shape: &PackedShape,
-    parts: &[f32],
+    sums: &[f32],
     gradient: &mut [f32],
 ) {
     let (read, made) = (geometry.read(), geometry.made());
@@ -134,18 +131,15 @@ pub(super) fn unpack_backward(
     let blocks = shape.count() / shape.groups;
     gradient.par_chunks_exact_mut(read * taps).enumerate().for_each(|(filter, gradient)| {
         let (group, filter) = (filter / made, filter % made);
-        gradient.fill(0.0);
         isa.run(|| {
-            for part in parts.chunks_exact(shape.size()) {
-                for index in group * blocks..(group + 1) * blocks {
-                    let block = shape.block(index);
-                    let row = block.vectors * shape.lanes;
-                    let part = &part[index * shape.block_size()..];
-                    let kernels = &mut gradient[block.column * taps..][..block.width * taps];
-                    for (lane, kernel) in kernels.chunks_exact_mut(taps).enumerate() {
-                        for (tap, value) in kernel.iter_mut().enumerate() {
-                            *value += part[((taps - 1 - tap) * made + filter) * row + lane];
-                        }
+            for index in group * blocks..(group + 1) * blocks {
+                let block = shape.block(index);
+                let row = block.vectors * shape.lanes;
+                let sums = &sums[index * shape.block_size()..];
+                let kernels = &mut gradient[block.column * taps..][..block.width * taps];
+                for (lane, kernel) in kernels.chunks_exact_mut(taps).enumerate() {
+                    for (tap, value) in kernel.iter_mut().enumerate() {
+                        *value = sums[((taps - 1 - tap) * made + filter) * row + lane];
                     }
                 }
             }

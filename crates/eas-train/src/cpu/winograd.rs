@@ -9,9 +9,11 @@
 #![expect(clippy::needless_range_loop, reason = "constant indices keep values in registers")]
 #![expect(clippy::redundant_closure, reason = "a function that is named isn't inlined")]
 
+use std::hint::black_box;
+
 use rayon::prelude::*;
 
-use super::convolution::{Method, Pieces};
+use super::convolution::{Method, Pieces, Sums};
 use super::correlation::Geometry;
 use super::kernels::{Columns, Factors, Isa, Rows, Run};
 use super::memory::{LINE, Scratch};
@@ -34,8 +36,9 @@ const BLOCK_TILES: usize = 32;
 /// Output pixels that a part of a weight's gradient has at least.
 const PART_PIXELS: usize = 512;
 
-/// Outputs of weights that are transformed at once.
-const WEIGHT_LANES: usize = 8;
+/// Numbers of a window whose weights are transformed together, a divisor of [`MULTIPLE`]: enough that what was stored one by one is
+/// in place when it is read by the vector.
+const TOGETHER: usize = 8;
 
 /// Channels and filters that make it worth the while: so many at least, a multiple of so many.
 const FEWEST: usize = 32;
@@ -47,8 +50,8 @@ const TRANSFORM: usize = 78;
 
 type Lane<const L: usize> = [f32; L];
 
-/// A convolution of stride 1, or the gradient of its input, by tiles of `LANES` channels at once: of more
-/// than a register holds, a tile's values would be moved to and fro.
+/// A convolution of stride 1, or the gradient of its input, by tiles and weights of `LANES` channels at once: of more
+/// than a register holds, values would be moved to and fro.
 #[derive(Debug)]
 pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, const LANES: usize> {
     is_backward: bool,
@@ -59,7 +62,8 @@ pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, const LANES: 
     /// Channels of the output.
     made: usize,
     stages: Vec<Stage>,
-    /// The packed weights of a pair of points; all stand as `[block][pair][depth][filter]`.
+    /// The packed weights of a pair of points; all stand as `[block][pair][depth][filter]`, and the sums of
+    /// their gradient too.
     weights: PackedShape,
 }
 
@@ -137,15 +141,20 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
         self.chunk() * channels + LINE
     }
 
+    /// The same of a block's weights.
+    fn weight_pair(&self) -> usize {
+        self.weights.block_size() + LINE
+    }
+
     /// The values of tiles of images, `[pair][tile][channel]`.
     #[inline(always)]
     fn take_tiles(&self, images: &[f32], places: &[u32], values: &mut [f32]) {
         let channels = self.windows.channels;
         let row = self.windows.width * channels;
+        let mut rows = [[[0.0; LANES]; POINTS]; POINTS];
         for (tile, place) in places.iter().enumerate() {
             let image = &images[*place as usize..];
             for channel in (0..channels).step_by(LANES) {
-                let mut rows = [[[0.0; LANES]; POINTS]; POINTS];
                 for y in 0..POINTS {
                     for x in 0..POINTS {
                         rows[y][x] = load(image, y * row + x * channels + channel);
@@ -174,10 +183,10 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
         (slopes, stride): (&[f32], usize),
         values: &mut [f32],
     ) {
+        let mut rows = [[[0.0; LANES]; POINTS]; TILE];
         for tile in 0..count {
             let corner = self.corner(first + tile);
             for filter in (0..self.made).step_by(LANES) {
-                let mut rows = [[[0.0; LANES]; POINTS]; TILE];
                 for y in 0..TILE {
                     let mut row = [[0.0; LANES]; TILE];
                     for x in 0..TILE {
@@ -210,11 +219,11 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
         (out, stride): (&mut [f32], usize),
         accumulate: bool,
     ) {
+        let mut rows = [[[0.0; LANES]; TILE]; POINTS];
         for tile in 0..count {
             let corner = self.corner(first + tile);
             for filter in (0..self.made).step_by(LANES) {
                 let from = tile * self.made + filter;
-                let mut rows = [[[0.0; LANES]; TILE]; POINTS];
                 for y in 0..POINTS {
                     let mut row = [[0.0; LANES]; POINTS];
                     for x in 0..POINTS {
@@ -230,6 +239,41 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
                         let to = &mut out[pixel * stride + filter..][..LANES];
                         let kept = if accumulate { load(to, 0) } else { [0.0; LANES] };
                         to.copy_from_slice(&add(found[y], kept));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The kernels of `TOGETHER` numbers of a window and `LANES` outputs, as the convolution has them.
+    ///
+    /// A function of its own, it is compiled for plain x86-64: see [`unknown`].
+    #[inline(never)]
+    fn take_kernels(
+        &self,
+        weight: &[f32],
+        first: usize,
+        output: usize,
+        kernels: &mut [[[Lane<LANES>; KERNEL]; KERNEL]; TOGETHER],
+    ) {
+        let (taps, depth) = (KERNEL * KERNEL, self.weights.depth);
+        for index in 0..TOGETHER {
+            let from = first + index;
+            for lane in 0..LANES {
+                let to = output + lane;
+                let kernel = match self.is_backward {
+                    false => to * depth + from,
+                    true => from * self.made + to,
+                };
+                let kernel = &weight[kernel * taps..][..KERNEL * KERNEL];
+                for y in 0..KERNEL {
+                    for x in 0..KERNEL {
+                        // On the way back kernels are flipped.
+                        let [y, x, tap] = match self.is_backward {
+                            false => [y, x, y * KERNEL + x],
+                            true => [KERNEL - 1 - y, KERNEL - 1 - x, y * KERNEL + x],
+                        };
+                        kernels[index][y][x][lane] = kernel[tap];
                     }
                 }
             }
@@ -263,7 +307,7 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
     }
 
     fn pieces(&self) -> Pieces {
-        Pieces { count: 1, size: PAIRS * self.weights.size() }
+        Pieces { count: 1, size: self.weights.count() * PAIRS * self.weight_pair() }
     }
 
     fn part_pixels(&self) -> usize {
@@ -271,45 +315,32 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
     }
 
     fn pack(&self, isa: Isa, weight: &[f32], packed: &mut [f32]) {
-        let (shape, taps) = (&self.weights, KERNEL * KERNEL);
-        let (depth, made) = (shape.depth, self.made);
-        let size = shape.block_size();
-        packed.par_chunks_exact_mut(PAIRS * size).enumerate().for_each(|(index, packed)| {
+        let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
+        packed.par_chunks_exact_mut(PAIRS * pair).enumerate().for_each(|(index, packed)| {
             let block = shape.block(index);
             let row = block.vectors * shape.lanes;
             isa.run(
                 #[inline(always)]
                 || {
-                    for from in 0..depth {
-                        for lane in (0..block.width).step_by(WEIGHT_LANES) {
-                            let to = block.column + lane;
-                            // Kernels of consecutive outputs: filters, or channels of a filter.
-                            let (start, step) = match self.is_backward {
-                                false => ((to * depth + from) * taps, depth * taps),
-                                true => ((from * made + to) * taps, taps),
-                            };
-                            let tap = |y: usize, x: usize| match self.is_backward {
-                                false => y * KERNEL + x,
-                                true => (KERNEL - 1 - y) * KERNEL + KERNEL - 1 - x,
-                            };
-                            let mut rows = [[[0.0; WEIGHT_LANES]; POINTS]; KERNEL];
-                            for y in 0..KERNEL {
-                                let mut taps = [[0.0; WEIGHT_LANES]; KERNEL];
-                                for x in 0..KERNEL {
-                                    for other in 0..WEIGHT_LANES {
-                                        taps[x][other] = weight[start + tap(y, x) + other * step];
-                                    }
+                    let mut kernels = [[[[0.0; LANES]; KERNEL]; KERNEL]; TOGETHER];
+                    let mut rows = [[[0.0; LANES]; POINTS]; KERNEL];
+                    for first in (0..depth).step_by(TOGETHER) {
+                        for lane in (0..block.width).step_by(LANES) {
+                            self.take_kernels(weight, first, block.column + lane, &mut kernels);
+                            for index in 0..TOGETHER {
+                                for y in 0..KERNEL {
+                                    let y = unknown(y);
+                                    rows[y] = scaled(evaluate(kernels[index][y]));
                                 }
-                                rows[y] = scaled(evaluate(taps));
+                                put_pairs(
+                                    &rows,
+                                    #[inline(always)]
+                                    |column| scaled(evaluate(column)),
+                                    packed,
+                                    (first + index) * row + lane,
+                                    pair,
+                                );
                             }
-                            put_pairs(
-                                &rows,
-                                #[inline(always)]
-                                |column| scaled(evaluate(column)),
-                                packed,
-                                from * row + lane,
-                                size,
-                            );
                         }
                     }
                 },
@@ -347,7 +378,7 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
                         for index in 0..shape.count() {
                             let block = shape.block(index);
                             let row = block.vectors * shape.lanes;
-                            let packed = &packed[(index * PAIRS + pair) * shape.block_size()..];
+                            let packed = &packed[(index * PAIRS + pair) * self.weight_pair()..];
                             isa.rows(Rows {
                                 factors: Factors::Single,
                                 a: values,
@@ -378,8 +409,7 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
         scratch: &Scratch,
         images: &Reader<'_>,
         slopes: &Reader<'_>,
-        _first: usize,
-        sums: &mut [f32],
+        Sums { values: sums, accumulate, .. }: Sums<'_>,
     ) {
         let (shape, depth, chunk) = (&self.weights, self.weights.depth, self.chunk());
         scratch.with(|scratch| {
@@ -388,13 +418,13 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
                 #[inline(always)]
                 || self.windows.fill(filled, images),
             );
-            for (index, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
+            for (part, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
                 let count = places.len();
                 isa.run(
                     #[inline(always)]
                     || {
                         self.take_tiles(filled, places, values);
-                        self.take_slopes(index * chunk, count, slopes.stored(), products);
+                        self.take_slopes(part * chunk, count, slopes.stored(), products);
                     },
                 );
                 let rows: [u32; TILES] = std::array::from_fn(|tile| (tile * depth) as u32);
@@ -412,9 +442,10 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
                             b_stride: self.made,
                             lanes: shape.lanes,
                             vectors: block.vectors,
-                            c: &mut sums[(index * PAIRS + pair) * shape.block_size()..],
+                            c: &mut sums[(index * PAIRS + pair) * self.weight_pair()..],
                             c_stride: row,
                             width: block.width,
+                            accumulate: accumulate || part > 0,
                         });
                     }
                 }
@@ -422,51 +453,74 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
         });
     }
 
-    fn unpack(&self, isa: Isa, parts: &[f32], gradient: &mut [f32]) {
-        let (shape, taps) = (&self.weights, KERNEL * KERNEL);
-        let depth = shape.depth;
-        let (size, total) = (shape.block_size(), self.pieces().total());
-        gradient.par_chunks_exact_mut(WEIGHT_LANES * depth * taps).enumerate().for_each(
-            |(index, gradient)| {
-                let filter = index * WEIGHT_LANES;
-                let within = |index: &usize| {
-                    let block = shape.block(*index);
-                    (block.column..block.column + block.width).contains(&filter)
-                };
-                let index = (0..shape.count()).find(within).expect("a filter has a block");
-                let block = shape.block(index);
-                let row = block.vectors * shape.lanes;
-                let start = index * PAIRS * size + filter - block.column;
-                isa.run(
-                    #[inline(always)]
-                    || {
-                        for from in 0..depth {
-                            let mut rows = [[[0.0; WEIGHT_LANES]; KERNEL]; POINTS];
-                            for y in 0..POINTS {
-                                let mut sums = [[0.0; WEIGHT_LANES]; POINTS];
-                                for part in parts.chunks_exact(total) {
-                                    for x in 0..POINTS {
-                                        let pair = start + (y * POINTS + x) * size;
-                                        sums[x] = add(sums[x], load(part, pair + from * row));
-                                    }
-                                }
-                                rows[y] = gather(scaled(sums));
+    fn unpack(&self, isa: Isa, sums: &[f32], gradient: &mut [f32]) {
+        let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
+        let filters = LANES * depth * KERNEL * KERNEL;
+        gradient.par_chunks_exact_mut(filters).enumerate().for_each(|(index, gradient)| {
+            let filter = index * LANES;
+            let within = |index: &usize| {
+                let block = shape.block(*index);
+                (block.column..block.column + block.width).contains(&filter)
+            };
+            let index = (0..shape.count()).find(within).expect("a filter has a block");
+            let block = shape.block(index);
+            let row = block.vectors * shape.lanes;
+            let sums = &sums[index * PAIRS * pair + filter - block.column..];
+            isa.run(
+                #[inline(always)]
+                || {
+                    let mut rows = [[[0.0; LANES]; KERNEL]; POINTS];
+                    let mut kernels = [[[0.0; LANES]; KERNEL]; KERNEL];
+                    for from in 0..depth {
+                        for y in 0..POINTS {
+                            let y = unknown(y);
+                            let mut row_sums = [[0.0; LANES]; POINTS];
+                            for x in 0..POINTS {
+                                row_sums[x] = load(sums, (y * POINTS + x) * pair + from * row);
                             }
-                            for x in 0..KERNEL {
-                                let found: [_; KERNEL] = gather(scaled(column(&rows, x)));
-                                for y in 0..KERNEL {
-                                    for lane in 0..WEIGHT_LANES {
-                                        let kernel = (lane * depth + from) * taps;
-                                        gradient[kernel + y * KERNEL + x] = found[y][lane];
-                                    }
-                                }
+                            rows[y] = gather(scaled(row_sums));
+                        }
+                        for x in 0..KERNEL {
+                            let x = unknown(x);
+                            let found: [_; KERNEL] = gather(scaled(column(&rows, x)));
+                            for y in 0..KERNEL {
+                                kernels[y][x] = found[y];
                             }
                         }
-                    },
-                );
-            },
-        );
+                        put_kernels(&kernels, from, depth, gradient);
+                    }
+                },
+            );
+        });
     }
+}
+
+/// Writes the kernels of `L` filters and one channel of `depth`.
+///
+/// A function of its own, it is compiled for plain x86-64: see [`unknown`].
+#[inline(never)]
+fn put_kernels<const KERNEL: usize, const L: usize>(
+    kernels: &[[Lane<L>; KERNEL]; KERNEL],
+    from: usize,
+    depth: usize,
+    gradient: &mut [f32],
+) {
+    for lane in 0..L {
+        let kernel = (lane * depth + from) * KERNEL * KERNEL;
+        let kernel = &mut gradient[kernel..][..KERNEL * KERNEL];
+        for y in 0..KERNEL {
+            for x in 0..KERNEL {
+                kernel[y * KERNEL + x] = kernels[y][x][lane];
+            }
+        }
+    }
+}
+
+/// An index that the compiler doesn't know. Where it knows those of a short loop it computes a number of each
+/// round at once, gathered by instructions that take several times as long as vectors of lanes.
+#[inline(always)]
+fn unknown(index: usize) -> usize {
+    black_box(index)
 }
 
 /// Maps each column of `rows` and writes the values, those of a pair `step` behind the last pair's.

@@ -115,7 +115,7 @@ unsafe fn columns_tile<L: Halves, const P: usize, const Q: usize>(
     unsafe {
         let a = job.a.as_ptr().add(job.start + row);
         let c = job.c.as_mut_ptr().add(row * job.c_stride);
-        let mut sums = load::<L, P, Q>(c, job.c_stride, true);
+        let mut sums = load::<L, P, Q>(c, job.c_stride, job.accumulate);
         let mut b = job.b.as_ptr();
         for place in job.places {
             let numbers = a.add(*place as usize);

@@ -80,7 +80,7 @@ pub(super) struct Rows<'a> {
     pub(super) accumulate: bool,
 }
 
-/// C += Aᵀ · B. Row r of C takes, for each place p, number `start + r` behind `places[p]` in `a`
+/// C = Aᵀ · B, or C += Aᵀ · B. Row r of C takes, for each place p, number `start + r` behind `places[p]` in `a`
 /// times row p of B.
 pub(super) struct Columns<'a> {
     pub(super) factors: Factors,
@@ -99,6 +99,7 @@ pub(super) struct Columns<'a> {
     pub(super) c_stride: usize,
     /// Numbers of a row of B and C; the last vector holds at least one.
     pub(super) width: usize,
+    pub(super) accumulate: bool,
 }
 
 impl Isa {
@@ -292,9 +293,11 @@ impl Isa {
     /// # Panics
     /// Where the job reaches beyond its slices.
     pub(super) fn columns(self, mut job: Columns<'_>) {
-        let Some(furthest) = job.places.iter().max() else { return };
-        assert!(*furthest as usize + job.start + job.rows <= job.a.len(), "rows lie within A");
-        assert!((job.places.len() - 1) * job.b_stride + job.width <= job.b.len(), "B has the rows");
+        if let Some(furthest) = job.places.iter().max() {
+            assert!(*furthest as usize + job.start + job.rows <= job.a.len(), "rows lie within A");
+            let last = (job.places.len() - 1) * job.b_stride;
+            assert!(last + job.width <= job.b.len(), "B has the rows");
+        }
         let rows = job.rows.max(1) - 1;
         assert!(rows * job.c_stride + job.width <= job.c.len(), "C has the rows");
         check_width(job.width, job.vectors, job.lanes);

@@ -96,34 +96,39 @@ fn columns_are_the_transposed_products() {
         let lanes = isa.lanes(width);
         let vectors = width.div_ceil(lanes);
         let a = numbers(60, rng);
-        let places: Vec<u32> = (0..11).map(|_| rng.below(30) as u32).collect();
         let (b_stride, c_stride) = (width + 2, width + 3);
-        let b = numbers(places.len() * b_stride, rng);
-        let mut found = numbers(rows * c_stride, rng);
-        let mut expected = found.clone();
-        for row in 0..rows {
-            for column in 0..width {
-                for (pixel, place) in places.iter().enumerate() {
-                    let x = a[*place as usize + 4 + row];
-                    expected[row * c_stride + column] += x * b[pixel * b_stride + column];
+        for (count, accumulate) in [(11, false), (11, true), (0, false), (0, true)] {
+            let places: Vec<u32> = (0..count).map(|_| rng.below(30) as u32).collect();
+            let b = numbers(places.len() * b_stride, rng);
+            let mut found = numbers(rows * c_stride, rng);
+            let mut expected = found.clone();
+            for row in 0..rows {
+                for column in 0..width {
+                    let to = &mut expected[row * c_stride + column];
+                    *to = if accumulate { *to } else { 0.0 };
+                    for (pixel, place) in places.iter().enumerate() {
+                        *to += a[*place as usize + 4 + row] * b[pixel * b_stride + column];
+                    }
                 }
             }
+            isa.columns(Columns {
+                factors: Factors::Single,
+                a: &a,
+                places: &places,
+                start: 4,
+                rows,
+                b: &b,
+                b_stride,
+                lanes,
+                vectors,
+                c: &mut found,
+                c_stride,
+                width,
+                accumulate,
+            });
+            let what = format!("{isa:?}, {rows}x{width}, {count} places, {accumulate}");
+            assert_close(&found, &expected, &what);
         }
-        isa.columns(Columns {
-            factors: Factors::Single,
-            a: &a,
-            places: &places,
-            start: 4,
-            rows,
-            b: &b,
-            b_stride,
-            lanes,
-            vectors,
-            c: &mut found,
-            c_stride,
-            width,
-        });
-        assert_close(&found, &expected, &format!("{isa:?}, {rows}x{width}"));
     });
 }
 
@@ -190,6 +195,7 @@ fn vectors_of_another_width_than_the_instructions_are_refused() {
                 c: &mut vec![0.0; width],
                 c_stride: width,
                 width,
+                accumulate: true,
             });
         });
     }
@@ -222,7 +228,7 @@ fn products_of_pairs_are_the_same_for_all_instructions() {
             width,
             accumulate: false,
         });
-        let mut columns = vec![0.0; rows * width];
+        let mut columns = vec![f32::NAN; rows * width];
         let slopes = pairs(places.len() * width, rng);
         isa.columns(Columns {
             factors: Factors::Pairs,
@@ -237,6 +243,7 @@ fn products_of_pairs_are_the_same_for_all_instructions() {
             c: &mut columns,
             c_stride: width,
             width,
+            accumulate: false,
         });
         for row in 0..rows {
             for column in 0..width {
@@ -443,28 +450,32 @@ fn products_of_twelve_columns_are_those_of_eight_and_of_four_to_the_bit() {
                 assert_ne!(bits(&whole), bits(&before), "{isa:?}, {rows} rows, {accumulate}");
             }
             let rows = rows.min(17);
-            let transposed = |columns: Range<usize>, c: &mut [f32]| {
-                let lanes = isa.lanes(columns.len());
-                isa.columns(Columns {
-                    factors: Factors::Single,
-                    a: &a,
-                    places: &places[..rows],
-                    start: 3,
-                    rows,
-                    b: &b[columns.start..],
-                    b_stride: width,
-                    lanes,
-                    vectors: columns.len().div_ceil(lanes),
-                    c: &mut c[columns.start..],
-                    c_stride: stride,
-                    width: columns.len(),
-                });
-            };
-            let (mut whole, mut apart) = (before.clone(), before.clone());
-            transposed(0..width, &mut whole);
-            parts.iter().for_each(|columns| transposed(columns.clone(), &mut apart));
-            assert_eq!(bits(&whole), bits(&apart), "{isa:?}, {rows} rows and places");
-            assert_ne!(bits(&whole), bits(&before), "{isa:?}, {rows} rows and places");
+            for accumulate in [false, true] {
+                let transposed = |columns: Range<usize>, c: &mut [f32]| {
+                    let lanes = isa.lanes(columns.len());
+                    isa.columns(Columns {
+                        factors: Factors::Single,
+                        a: &a,
+                        places: &places[..rows],
+                        start: 3,
+                        rows,
+                        b: &b[columns.start..],
+                        b_stride: width,
+                        lanes,
+                        vectors: columns.len().div_ceil(lanes),
+                        c: &mut c[columns.start..],
+                        c_stride: stride,
+                        width: columns.len(),
+                        accumulate,
+                    });
+                };
+                let (mut whole, mut apart) = (before.clone(), before.clone());
+                transposed(0..width, &mut whole);
+                parts.iter().for_each(|columns| transposed(columns.clone(), &mut apart));
+                let what = format!("{isa:?}, {rows} rows and places, {accumulate}");
+                assert_eq!(bits(&whole), bits(&apart), "{what}");
+                assert_ne!(bits(&whole), bits(&before), "{what}");
+            }
         }
     }
 }

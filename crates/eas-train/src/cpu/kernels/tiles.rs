@@ -141,7 +141,7 @@ unsafe fn columns_tile<L: Lanes, const P: usize, const V: usize>(
     unsafe {
         let a = job.a.as_ptr().add(job.start + row);
         let c = job.c.as_mut_ptr().add(row * job.c_stride);
-        let mut sums = load::<L, P, V>(c, job.c_stride, job.width, true);
+        let mut sums = load::<L, P, V>(c, job.c_stride, job.width, job.accumulate);
         let mut b = job.b.as_ptr();
         let mask = L::mask(job.width - (V - 1) * L::COUNT);
         for place in job.places {
