@@ -9,12 +9,11 @@
 #![expect(clippy::needless_range_loop, reason = "constant indices keep values in registers")]
 #![expect(clippy::redundant_closure, reason = "a function that is named isn't inlined")]
 
-use std::hint::black_box;
-
 use rayon::prelude::*;
 
 use super::convolution::{Method, Pieces, Sums};
 use super::correlation::Geometry;
+use super::kernels::vectors::{Arithmetic, Vector, Vectors, Widest};
 use super::kernels::{Columns, Factors, Isa, Rows, Run};
 use super::memory::{LINE, Scratch};
 use super::product::{PackedShape, Stage, stages};
@@ -40,6 +39,9 @@ const PART_PIXELS: usize = 512;
 /// in place when it is read by the vector.
 const TOGETHER: usize = 8;
 
+/// Taps of the largest kernel.
+const MOST_TAPS: usize = 25;
+
 /// Channels and filters that make it worth the while: so many at least, a multiple of so many.
 const FEWEST: usize = 32;
 const MULTIPLE: usize = 16;
@@ -48,12 +50,10 @@ const MULTIPLE: usize = 16;
 /// network of 96 to 256 filters, products were 53 % of the time.
 const TRANSFORM: usize = 78;
 
-type Lane<const L: usize> = [f32; L];
-
-/// A convolution of stride 1, or the gradient of its input, by tiles and weights of `LANES` channels at once: of more
-/// than a register holds, values would be moved to and fro.
+/// A convolution of stride 1, or the gradient of its input.
 #[derive(Debug)]
-pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, const LANES: usize> {
+pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, L> {
+    vectors: Vectors<L>,
     is_backward: bool,
     windows: Windows,
     /// Rows and columns of the output, and of tiles.
@@ -76,11 +76,24 @@ pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>
     if !wide(channels) || !wide(filters) {
         return None;
     }
-    match (kernel, isa.lanes(MULTIPLE)) {
-        (3, 16) => Some(Winograd::<3, 4, 16>::both(geometry, isa)),
-        (3, _) => Some(Winograd::<3, 4, 8>::both(geometry, isa)),
-        (5, 16) => Some(Winograd::<5, 2, 16>::both(geometry, isa)),
-        (5, _) => Some(Winograd::<5, 2, 8>::both(geometry, isa)),
+    match isa.widest() {
+        #[cfg(target_arch = "x86_64")]
+        Widest::Avx512(vectors) => of_kernel(kernel, geometry, isa, vectors),
+        #[cfg(target_arch = "x86_64")]
+        Widest::Avx2(vectors) => of_kernel(kernel, geometry, isa, vectors),
+        Widest::Portable(vectors) => of_kernel(kernel, geometry, isa, vectors),
+    }
+}
+
+fn of_kernel<L: Arithmetic + 'static>(
+    kernel: usize,
+    geometry: &Geometry,
+    isa: Isa,
+    vectors: Vectors<L>,
+) -> Option<[Box<dyn Method>; 2]> {
+    match kernel {
+        3 => Some(Winograd::<3, 4, L>::both(geometry, isa, vectors)),
+        5 => Some(Winograd::<5, 2, L>::both(geometry, isa, vectors)),
         _ => None,
     }
 }
@@ -96,17 +109,18 @@ pub(super) fn is_faster_in_pairs(geometry: &Geometry) -> bool {
     kernel.pow(2) * channels * filters * outputs < 2 * by_tiles
 }
 
-impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL, TILE, LANES> {
-    fn both(geometry: &Geometry, isa: Isa) -> [Box<dyn Method>; 2] {
+impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<KERNEL, TILE, L> {
+    fn both(geometry: &Geometry, isa: Isa, vectors: Vectors<L>) -> [Box<dyn Method>; 2] {
         let Geometry { channels, height, width, filters, padding, .. } = *geometry;
         let out = [geometry.out_height(), geometry.out_width()];
-        let forward = Self::new(false, channels, out, filters, padding, isa);
+        let forward = Self::new(vectors, false, channels, out, filters, padding, isa);
         let border = KERNEL - 1 - padding;
-        let backward = Self::new(true, filters, [height, width], channels, border, isa);
+        let backward = Self::new(vectors, true, filters, [height, width], channels, border, isa);
         [Box::new(forward), Box::new(backward)]
     }
 
     fn new(
+        vectors: Vectors<L>,
         is_backward: bool,
         channels: usize,
         out: [usize; 2],
@@ -120,7 +134,7 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
         let windows = Windows::new(block, channels, tiles, TILE, (border, 1), sides);
         let stages = stages(&[Run { start: 0, length: channels }]);
         let weights = PackedShape::new(1, channels, made, isa);
-        Winograd { is_backward, windows, out, tiles, made, stages, weights }
+        Winograd { vectors, is_backward, windows, out, tiles, made, stages, weights }
     }
 
     /// Tiles that are multiplied at once.
@@ -151,13 +165,13 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
     fn take_tiles(&self, images: &[f32], places: &[u32], values: &mut [f32]) {
         let channels = self.windows.channels;
         let row = self.windows.width * channels;
-        let mut rows = [[[0.0; LANES]; POINTS]; POINTS];
+        let mut rows = [[self.vectors.zero(); POINTS]; POINTS];
         for (tile, place) in places.iter().enumerate() {
             let image = &images[*place as usize..];
-            for channel in (0..channels).step_by(LANES) {
+            for channel in (0..channels).step_by(Vectors::<L>::LANES) {
                 for y in 0..POINTS {
                     for x in 0..POINTS {
-                        rows[y][x] = load(image, y * row + x * channels + channel);
+                        rows[y][x] = self.vectors.load(image, y * row + x * channels + channel);
                     }
                     rows[y] = interpolate(rows[y]);
                 }
@@ -183,15 +197,15 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
         (slopes, stride): (&[f32], usize),
         values: &mut [f32],
     ) {
-        let mut rows = [[[0.0; LANES]; POINTS]; TILE];
+        let mut rows = [[self.vectors.zero(); POINTS]; TILE];
         for tile in 0..count {
             let corner = self.corner(first + tile);
-            for filter in (0..self.made).step_by(LANES) {
+            for filter in (0..self.made).step_by(Vectors::<L>::LANES) {
                 for y in 0..TILE {
-                    let mut row = [[0.0; LANES]; TILE];
+                    let mut row = [self.vectors.zero(); TILE];
                     for x in 0..TILE {
                         if let Some(pixel) = self.pixel(corner, y, x) {
-                            row[x] = load(slopes, pixel * stride + filter);
+                            row[x] = self.vectors.load(slopes, pixel * stride + filter);
                         }
                     }
                     rows[y] = evaluate(row);
@@ -219,16 +233,16 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
         (out, stride): (&mut [f32], usize),
         accumulate: bool,
     ) {
-        let mut rows = [[[0.0; LANES]; TILE]; POINTS];
+        let mut rows = [[self.vectors.zero(); TILE]; POINTS];
         for tile in 0..count {
             let corner = self.corner(first + tile);
-            for filter in (0..self.made).step_by(LANES) {
+            for filter in (0..self.made).step_by(Vectors::<L>::LANES) {
                 let from = tile * self.made + filter;
                 for y in 0..POINTS {
-                    let mut row = [[0.0; LANES]; POINTS];
+                    let mut row = [self.vectors.zero(); POINTS];
                     for x in 0..POINTS {
                         let pair = y * POINTS + x;
-                        row[x] = load(values, pair * self.pair(self.made) + from);
+                        row[x] = self.vectors.load(values, pair * self.pair(self.made) + from);
                     }
                     rows[y] = gather(row);
                 }
@@ -236,46 +250,54 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
                     let found: [_; TILE] = gather(column(&rows, x));
                     for y in 0..TILE {
                         let Some(pixel) = self.pixel(corner, y, x) else { continue };
-                        let to = &mut out[pixel * stride + filter..][..LANES];
-                        let kept = if accumulate { load(to, 0) } else { [0.0; LANES] };
-                        to.copy_from_slice(&add(found[y], kept));
+                        let to = pixel * stride + filter;
+                        let kept = match accumulate {
+                            true => self.vectors.load(out, to),
+                            false => self.vectors.zero(),
+                        };
+                        (found[y] + kept).store(out, to);
                     }
                 }
             }
         }
     }
 
-    /// The kernels of `TOGETHER` numbers of a window and `LANES` outputs, as the convolution has them.
+    /// The kernels of `TOGETHER` numbers of a window and a vector of outputs, as the convolution has them:
+    /// `[number][row][column][output]`.
     ///
-    /// A function of its own, it is compiled for plain x86-64: see [`unknown`].
+    /// A function of its own, it is compiled for plain x86-64: beside vectors the compiler would gather
+    /// numbers by instructions that take several times as long.
     #[inline(never)]
-    fn take_kernels(
-        &self,
-        weight: &[f32],
-        first: usize,
-        output: usize,
-        kernels: &mut [[[Lane<LANES>; KERNEL]; KERNEL]; TOGETHER],
-    ) {
-        let (taps, depth) = (KERNEL * KERNEL, self.weights.depth);
-        for index in 0..TOGETHER {
+    fn take_kernels(&self, weight: &[f32], first: usize, output: usize, kernels: &mut [f32]) {
+        let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Vectors::<L>::LANES);
+        for (index, kernels) in kernels.chunks_exact_mut(taps * lanes).enumerate() {
             let from = first + index;
-            for lane in 0..LANES {
+            for lane in 0..lanes {
                 let to = output + lane;
                 let kernel = match self.is_backward {
                     false => to * depth + from,
                     true => from * self.made + to,
                 };
-                let kernel = &weight[kernel * taps..][..KERNEL * KERNEL];
-                for y in 0..KERNEL {
-                    for x in 0..KERNEL {
-                        // On the way back kernels are flipped.
-                        let [y, x, tap] = match self.is_backward {
-                            false => [y, x, y * KERNEL + x],
-                            true => [KERNEL - 1 - y, KERNEL - 1 - x, y * KERNEL + x],
-                        };
-                        kernels[index][y][x][lane] = kernel[tap];
-                    }
+                let kernel = &weight[kernel * taps..][..taps];
+                for (tap, value) in kernel.iter().enumerate() {
+                    // On the way back kernels are flipped.
+                    let tap = if self.is_backward { taps - 1 - tap } else { tap };
+                    kernels[tap * lanes + lane] = *value;
                 }
+            }
+        }
+    }
+
+    /// Writes the kernels of a vector of filters and one channel, `[row][column][filter]`, to the filters' gradient.
+    ///
+    /// A function of its own: see [`Self::take_kernels`].
+    #[inline(never)]
+    fn put_kernels(&self, kernels: &[f32], from: usize, gradient: &mut [f32]) {
+        let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Vectors::<L>::LANES);
+        for lane in 0..lanes {
+            let kernel = &mut gradient[(lane * depth + from) * taps..][..taps];
+            for (tap, value) in kernel.iter_mut().enumerate() {
+                *value = kernels[tap * lanes + lane];
             }
         }
     }
@@ -295,8 +317,8 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Winograd<KERNEL
     }
 }
 
-impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
-    for Winograd<KERNEL, TILE, LANES>
+impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
+    for Winograd<KERNEL, TILE, L>
 {
     fn block(&self) -> usize {
         self.windows.block
@@ -314,23 +336,29 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
         PART_PIXELS
     }
 
-    fn pack(&self, isa: Isa, weight: &[f32], packed: &mut [f32]) {
+    fn pack(&self, _isa: Isa, weight: &[f32], packed: &mut [f32]) {
         let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
+        let lanes = Vectors::<L>::LANES;
         packed.par_chunks_exact_mut(PAIRS * pair).enumerate().for_each(|(index, packed)| {
             let block = shape.block(index);
             let row = block.vectors * shape.lanes;
-            isa.run(
+            self.vectors.run(
                 #[inline(always)]
                 || {
-                    let mut kernels = [[[[0.0; LANES]; KERNEL]; KERNEL]; TOGETHER];
-                    let mut rows = [[[0.0; LANES]; POINTS]; KERNEL];
+                    let mut room = [0.0; TOGETHER * MOST_TAPS * MULTIPLE];
+                    let kernels = &mut room[..TOGETHER * KERNEL * KERNEL * lanes];
+                    let mut rows = [[self.vectors.zero(); POINTS]; KERNEL];
                     for first in (0..depth).step_by(TOGETHER) {
-                        for lane in (0..block.width).step_by(LANES) {
-                            self.take_kernels(weight, first, block.column + lane, &mut kernels);
+                        for lane in (0..block.width).step_by(lanes) {
+                            self.take_kernels(weight, first, block.column + lane, kernels);
                             for index in 0..TOGETHER {
                                 for y in 0..KERNEL {
-                                    let y = unknown(y);
-                                    rows[y] = scaled(evaluate(kernels[index][y]));
+                                    let mut row = [self.vectors.zero(); KERNEL];
+                                    for x in 0..KERNEL {
+                                        let at = ((index * KERNEL + y) * KERNEL + x) * lanes;
+                                        row[x] = self.vectors.load(kernels, at);
+                                    }
+                                    rows[y] = scaled(evaluate(row));
                                 }
                                 put_pairs(
                                     &rows,
@@ -360,12 +388,12 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
         let (shape, depth, chunk) = (&self.weights, self.weights.depth, self.chunk());
         scratch.with(|scratch| {
             let [filled, values, products] = self.split(scratch);
-            isa.run(
+            self.vectors.run(
                 #[inline(always)]
                 || self.windows.fill(filled, images),
             );
             for (index, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
-                isa.run(
+                self.vectors.run(
                     #[inline(always)]
                     || self.take_tiles(filled, places, values),
                 );
@@ -395,7 +423,7 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
                         }
                     }
                 }
-                isa.run(
+                self.vectors.run(
                     #[inline(always)]
                     || self.put_tiles(index * chunk, count, products, (out, stride), accumulate),
                 );
@@ -414,13 +442,13 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
         let (shape, depth, chunk) = (&self.weights, self.weights.depth, self.chunk());
         scratch.with(|scratch| {
             let [filled, values, products] = self.split(scratch);
-            isa.run(
+            self.vectors.run(
                 #[inline(always)]
                 || self.windows.fill(filled, images),
             );
             for (part, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
                 let count = places.len();
-                isa.run(
+                self.vectors.run(
                     #[inline(always)]
                     || {
                         self.take_tiles(filled, places, values);
@@ -453,11 +481,12 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
         });
     }
 
-    fn unpack(&self, isa: Isa, sums: &[f32], gradient: &mut [f32]) {
+    fn unpack(&self, _isa: Isa, sums: &[f32], gradient: &mut [f32]) {
         let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
-        let filters = LANES * depth * KERNEL * KERNEL;
-        gradient.par_chunks_exact_mut(filters).enumerate().for_each(|(index, gradient)| {
-            let filter = index * LANES;
+        let (taps, lanes) = (KERNEL * KERNEL, Vectors::<L>::LANES);
+        let filters = gradient.par_chunks_exact_mut(lanes * depth * taps).enumerate();
+        filters.for_each(|(index, gradient)| {
+            let filter = index * lanes;
             let within = |index: &usize| {
                 let block = shape.block(*index);
                 (block.column..block.column + block.width).contains(&filter)
@@ -466,28 +495,27 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
             let block = shape.block(index);
             let row = block.vectors * shape.lanes;
             let sums = &sums[index * PAIRS * pair + filter - block.column..];
-            isa.run(
+            self.vectors.run(
                 #[inline(always)]
                 || {
-                    let mut rows = [[[0.0; LANES]; KERNEL]; POINTS];
-                    let mut kernels = [[[0.0; LANES]; KERNEL]; KERNEL];
+                    let mut kernels = [0.0; MOST_TAPS * MULTIPLE];
+                    let mut rows = [[self.vectors.zero(); KERNEL]; POINTS];
                     for from in 0..depth {
                         for y in 0..POINTS {
-                            let y = unknown(y);
-                            let mut row_sums = [[0.0; LANES]; POINTS];
+                            let mut values = [self.vectors.zero(); POINTS];
                             for x in 0..POINTS {
-                                row_sums[x] = load(sums, (y * POINTS + x) * pair + from * row);
+                                let at = (y * POINTS + x) * pair + from * row;
+                                values[x] = self.vectors.load(sums, at);
                             }
-                            rows[y] = gather(scaled(row_sums));
+                            rows[y] = gather(scaled(values));
                         }
                         for x in 0..KERNEL {
-                            let x = unknown(x);
                             let found: [_; KERNEL] = gather(scaled(column(&rows, x)));
                             for y in 0..KERNEL {
-                                kernels[y][x] = found[y];
+                                found[y].store(&mut kernels, (y * KERNEL + x) * lanes);
                             }
                         }
-                        put_kernels(&kernels, from, depth, gradient);
+                        self.put_kernels(&kernels, from, gradient);
                     }
                 },
             );
@@ -495,40 +523,12 @@ impl<const KERNEL: usize, const TILE: usize, const LANES: usize> Method
     }
 }
 
-/// Writes the kernels of `L` filters and one channel of `depth`.
-///
-/// A function of its own, it is compiled for plain x86-64: see [`unknown`].
-#[inline(never)]
-fn put_kernels<const KERNEL: usize, const L: usize>(
-    kernels: &[[Lane<L>; KERNEL]; KERNEL],
-    from: usize,
-    depth: usize,
-    gradient: &mut [f32],
-) {
-    for lane in 0..L {
-        let kernel = (lane * depth + from) * KERNEL * KERNEL;
-        let kernel = &mut gradient[kernel..][..KERNEL * KERNEL];
-        for y in 0..KERNEL {
-            for x in 0..KERNEL {
-                kernel[y * KERNEL + x] = kernels[y][x][lane];
-            }
-        }
-    }
-}
-
-/// An index that the compiler doesn't know. Where it knows those of a short loop it computes a number of each
-/// round at once, gathered by instructions that take several times as long as vectors of lanes.
-#[inline(always)]
-fn unknown(index: usize) -> usize {
-    black_box(index)
-}
-
 /// Maps each column of `rows` and writes the values, those of a pair `step` behind the last pair's.
 /// `map` is an inlined closure: a function of its own would be compiled for plain x86-64.
 #[inline(always)]
-fn put_pairs<const N: usize, const L: usize>(
-    rows: &[[Lane<L>; POINTS]; N],
-    map: impl Fn([Lane<L>; N]) -> [Lane<L>; POINTS],
+fn put_pairs<const N: usize, L: Arithmetic>(
+    rows: &[[Vector<L>; POINTS]; N],
+    map: impl Fn([Vector<L>; N]) -> [Vector<L>; POINTS],
     to: &mut [f32],
     start: usize,
     step: usize,
@@ -536,18 +536,18 @@ fn put_pairs<const N: usize, const L: usize>(
     for x in 0..POINTS {
         let found = map(column(rows, x));
         for y in 0..POINTS {
-            to[start + (y * POINTS + x) * step..][..L].copy_from_slice(&found[y]);
+            found[y].store(to, start + (y * POINTS + x) * step);
         }
     }
 }
 
 #[inline(always)]
-fn column<const N: usize, const M: usize, const L: usize>(
-    rows: &[[Lane<L>; M]; N],
+fn column<const N: usize, const M: usize, L: Arithmetic>(
+    rows: &[[Vector<L>; M]; N],
     x: usize,
-) -> [Lane<L>; N] {
-    let mut column = [[0.0; L]; N];
-    for y in 0..N {
+) -> [Vector<L>; N] {
+    let mut column = [rows[0][x]; N];
+    for y in 1..N {
         column[y] = rows[y][x];
     }
     column
@@ -555,93 +555,58 @@ fn column<const N: usize, const M: usize, const L: usize>(
 
 /// A polynomial's values at the points, from its coefficients.
 #[inline(always)]
-fn evaluate<const N: usize, const L: usize>(of: [Lane<L>; N]) -> [Lane<L>; POINTS] {
-    let [mut even, mut odd] = [[[0.0; L]; 2]; 2];
-    for power in 0..N {
+fn evaluate<const N: usize, L: Arithmetic>(of: [Vector<L>; N]) -> [Vector<L>; POINTS] {
+    let [mut even, mut odd] = [[of[0]; 2], [of[1], of[1] * 2.0]];
+    for power in 2..N {
         let half = if power % 2 == 0 { &mut even } else { &mut odd };
-        half[0] = add(half[0], of[power]);
-        half[1] = add_times(half[1], (1 << power) as f32, of[power]);
+        half[0] = half[0] + of[power];
+        half[1] = half[1] + of[power] * (1 << power) as f32;
     }
     let [[e1, e2], [o1, o2]] = [even, odd];
-    [of[0], add(e1, o1), subtract(e1, o1), add(e2, o2), subtract(e2, o2), of[N - 1]]
+    [of[0], e1 + o1, e1 - o1, e2 + o2, e2 - o2, of[N - 1]]
 }
 
 /// The transpose of [`evaluate`].
 #[inline(always)]
-fn gather<const N: usize, const L: usize>(values: [Lane<L>; POINTS]) -> [Lane<L>; N] {
+fn gather<const N: usize, L: Arithmetic>(values: [Vector<L>; POINTS]) -> [Vector<L>; N] {
     let [zero, p1, m1, p2, m2, infinity] = values;
-    let even = [add(p1, m1), add(p2, m2)];
-    let odd = [subtract(p1, m1), subtract(p2, m2)];
-    let mut found = [[0.0; L]; N];
+    let even = [p1 + m1, p2 + m2];
+    let odd = [p1 - m1, p2 - m2];
+    let mut found = [zero; N];
     for power in 0..N {
         let half = if power % 2 == 0 { even } else { odd };
-        found[power] = add_times(half[0], (1 << power) as f32, half[1]);
+        found[power] = half[0] + half[1] * (1 << power) as f32;
     }
-    found[0] = add(found[0], zero);
-    found[N - 1] = add(found[N - 1], infinity);
+    found[0] = found[0] + zero;
+    found[N - 1] = found[N - 1] + infinity;
     found
 }
 
 /// The transpose of the interpolation of a polynomial from its values, but for the factors that
 /// [`scaled`] has.
 #[inline(always)]
-fn interpolate<const L: usize>([x0, x1, x2, x3, x4, x5]: [Lane<L>; POINTS]) -> [Lane<L>; POINTS] {
-    let end0 = add_times(add_times(x4, -5.0, x2), 4.0, x0);
-    let end1 = add_times(add_times(x5, -5.0, x3), 4.0, x1);
-    let (even1, odd1) = (add_times(x4, -4.0, x2), add_times(x3, -4.0, x1));
-    let (even2, odd2) = (subtract(x4, x2), subtract(x3, x1));
+fn interpolate<L: Arithmetic>(of: [Vector<L>; POINTS]) -> [Vector<L>; POINTS] {
+    let [x0, x1, x2, x3, x4, x5] = of;
+    let (even1, odd1) = (x4 + x2 * -4.0, x3 + x1 * -4.0);
+    let (even2, odd2) = (x4 - x2, x3 - x1);
     [
-        end0,
-        add(even1, odd1),
-        subtract(even1, odd1),
-        add_times(even2, 2.0, odd2),
-        add_times(even2, -2.0, odd2),
-        end1,
+        x4 + x2 * -5.0 + x0 * 4.0,
+        even1 + odd1,
+        even1 - odd1,
+        even2 + odd2 * 2.0,
+        even2 + odd2 * -2.0,
+        x5 + x3 * -5.0 + x1 * 4.0,
     ]
 }
 
 /// Each point's value over the product of its distances to the other points.
 #[inline(always)]
-fn scaled<const L: usize>(mut values: [Lane<L>; POINTS]) -> [Lane<L>; POINTS] {
+fn scaled<L: Arithmetic>(mut values: [Vector<L>; POINTS]) -> [Vector<L>; POINTS] {
     const FACTORS: [f32; POINTS] = [1.0 / 4.0, -1.0 / 6.0, -1.0 / 6.0, 1.0 / 24.0, 1.0 / 24.0, 1.0];
     for point in 0..POINTS {
-        for lane in 0..L {
-            values[point][lane] *= FACTORS[point];
-        }
+        values[point] = values[point] * FACTORS[point];
     }
     values
-}
-
-#[inline(always)]
-fn load<const L: usize>(from: &[f32], at: usize) -> Lane<L> {
-    let mut lane = [0.0; L];
-    lane.copy_from_slice(&from[at..at + L]);
-    lane
-}
-
-#[inline(always)]
-fn add<const L: usize>(mut a: Lane<L>, b: Lane<L>) -> Lane<L> {
-    for lane in 0..L {
-        a[lane] += b[lane];
-    }
-    a
-}
-
-#[inline(always)]
-fn subtract<const L: usize>(mut a: Lane<L>, b: Lane<L>) -> Lane<L> {
-    for lane in 0..L {
-        a[lane] -= b[lane];
-    }
-    a
-}
-
-/// a + factor · b
-#[inline(always)]
-fn add_times<const L: usize>(mut a: Lane<L>, factor: f32, b: Lane<L>) -> Lane<L> {
-    for lane in 0..L {
-        a[lane] += factor * b[lane];
-    }
-    a
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::pairs::parts;
 
 /// A vector of `COUNT` numbers and what the kernels do with it.
-pub(super) trait Lanes {
+pub(in super::super) trait Lanes {
     /// Numbers of a vector.
     const COUNT: usize;
     /// Vectors that registers hold.
@@ -38,7 +38,8 @@ pub(super) trait Lanes {
 }
 
 /// Eight numbers without intrinsics.
-pub(super) struct Portable;
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Portable;
 
 /// Eight pairs of bf16 without intrinsics. A product of two is exact in f32, and the second of a pair
 /// is added first, so sums are those of AVX512-BF16 but for denormals, which it takes for 0.
@@ -134,11 +135,13 @@ mod x86 {
     use super::Lanes;
 
     /// Sixteen numbers: AVX-512.
+    #[derive(Clone, Copy, Debug)]
     pub(crate) struct Avx512;
     /// Eight numbers with AVX-512's registers and masks, for outputs that would leave half of
     /// sixteen empty.
     pub(crate) struct Avx512Half;
     /// Eight numbers: AVX2 and FMA.
+    #[derive(Clone, Copy, Debug)]
     pub(crate) struct Avx2;
     /// Sixteen pairs of bf16: AVX512-BF16.
     pub(crate) struct Avx512Pairs;

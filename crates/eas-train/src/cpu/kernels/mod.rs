@@ -17,6 +17,7 @@ pub(super) mod pixels;
 #[cfg(test)]
 mod tests;
 mod tiles;
+pub(super) mod vectors;
 
 use lanes::{Lanes, Portable, PortablePairs};
 use matrix::Tiles;

@@ -1,0 +1,199 @@
+//! Vectors for loops outside the kernels, of which the compiler makes none as good: arrays of lanes it cuts
+//! up anew, and gathers numbers of several.
+
+use std::marker::PhantomData;
+use std::ops::{Add, Mul, Sub};
+
+use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
+use super::lanes::{Lanes, Portable};
+
+/// Lanes that are computed with number by number.
+pub(in super::super) trait Arithmetic:
+    Lanes + Copy + std::fmt::Debug + Send + Sync
+{
+    /// # Safety
+    /// All functions need the instruction set of the type.
+    unsafe fn add(one: Self::Vector, other: Self::Vector) -> Self::Vector;
+    unsafe fn subtract(from: Self::Vector, other: Self::Vector) -> Self::Vector;
+    unsafe fn multiply(one: Self::Vector, other: Self::Vector) -> Self::Vector;
+    /// Runs loops compiled for the instruction set.
+    unsafe fn run<R>(work: impl FnOnce() -> R) -> R;
+}
+
+/// Says that this machine has the instruction set of `L`.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Vectors<L>(PhantomData<L>);
+
+/// The widest vectors that were detected.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) enum Widest {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Vectors<Avx512>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Vectors<Avx2>),
+    Portable(Vectors<Portable>),
+}
+
+impl Isa {
+    /// The widest vectors that it has.
+    pub(in super::super) fn widest(self) -> Widest {
+        match self.vectors() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 => Widest::Avx512(Vectors(PhantomData)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Widest::Avx2(Vectors(PhantomData)),
+            _ => Widest::Portable(Vectors(PhantomData)),
+        }
+    }
+}
+
+impl<L: Arithmetic> Vectors<L> {
+    /// Numbers of a vector.
+    pub(in super::super) const LANES: usize = L::COUNT;
+
+    /// As [`Isa::run`].
+    #[inline(always)]
+    pub(in super::super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: `self` says that the instruction set is there.
+        unsafe { L::run(work) }
+    }
+
+    /// A vector of zeros.
+    #[inline(always)]
+    pub(in super::super) fn zero(self) -> Vector<L> {
+        // SAFETY: `self` says that the instruction set is there.
+        Vector(unsafe { L::zero() })
+    }
+
+    /// The numbers at a place.
+    ///
+    /// # Panics
+    /// Where there are less than a vector's.
+    #[inline(always)]
+    pub(in super::super) fn load(self, from: &[f32], at: usize) -> Vector<L> {
+        let from = &from[at..at + L::COUNT];
+        // SAFETY: the slice has the numbers, and `self` says that the instruction set is there.
+        Vector(unsafe { L::load(from.as_ptr()) })
+    }
+}
+
+/// Numbers that are computed with at once. There is one only where there are [`Vectors`] of its kind, so what is
+/// done with it has the instruction set.
+pub(in super::super) struct Vector<L: Arithmetic>(L::Vector);
+
+impl<L: Arithmetic> Clone for Vector<L> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L: Arithmetic> Copy for Vector<L> {}
+
+impl<L: Arithmetic> Vector<L> {
+    /// Writes the numbers to a place.
+    ///
+    /// # Panics
+    /// Where there isn't room for them.
+    #[inline(always)]
+    pub(in super::super) fn store(self, to: &mut [f32], at: usize) {
+        let to = &mut to[at..at + L::COUNT];
+        // SAFETY: the slice has the places; for the instruction set see `Vector`.
+        unsafe { L::store(to.as_mut_ptr(), self.0) };
+    }
+}
+
+impl<L: Arithmetic> Add for Vector<L> {
+    type Output = Self;
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Vector(unsafe { L::add(self.0, other.0) })
+    }
+}
+
+impl<L: Arithmetic> Sub for Vector<L> {
+    type Output = Self;
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Vector(unsafe { L::subtract(self.0, other.0) })
+    }
+}
+
+impl<L: Arithmetic> Mul<f32> for Vector<L> {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, factor: f32) -> Self {
+        // SAFETY: see `Vector`; the pointer is of a number.
+        Vector(unsafe { L::multiply(self.0, L::splat(&factor)) })
+    }
+}
+
+impl Arithmetic for Portable {
+    #[inline(always)]
+    unsafe fn add(mut one: [f32; 8], other: [f32; 8]) -> [f32; 8] {
+        one.iter_mut().zip(other).for_each(|(one, other)| *one += other);
+        one
+    }
+
+    #[inline(always)]
+    unsafe fn subtract(mut from: [f32; 8], other: [f32; 8]) -> [f32; 8] {
+        from.iter_mut().zip(other).for_each(|(from, other)| *from -= other);
+        from
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(mut one: [f32; 8], other: [f32; 8]) -> [f32; 8] {
+        one.iter_mut().zip(other).for_each(|(one, other)| *one *= other);
+        one
+    }
+
+    #[inline(always)]
+    unsafe fn run<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::super::x86::{run_avx2, run_avx512};
+    use super::{Arithmetic, Avx2, Avx512};
+
+    macro_rules! arithmetic {
+        ($lanes:ty, $vector:ty, $add:ident, $subtract:ident, $multiply:ident, $run:ident) => {
+            // SAFETY of all blocks: the caller promises the instruction set.
+            impl Arithmetic for $lanes {
+                #[inline(always)]
+                unsafe fn add(one: $vector, other: $vector) -> $vector {
+                    unsafe { $add(one, other) }
+                }
+
+                #[inline(always)]
+                unsafe fn subtract(from: $vector, other: $vector) -> $vector {
+                    unsafe { $subtract(from, other) }
+                }
+
+                #[inline(always)]
+                unsafe fn multiply(one: $vector, other: $vector) -> $vector {
+                    unsafe { $multiply(one, other) }
+                }
+
+                #[inline(always)]
+                unsafe fn run<R>(work: impl FnOnce() -> R) -> R {
+                    unsafe { $run(work) }
+                }
+            }
+        };
+    }
+
+    arithmetic!(Avx512, __m512, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, run_avx512);
+    arithmetic!(Avx2, __m256, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, run_avx2);
+}
