@@ -7,7 +7,6 @@
 //! [`evaluate`], its transpose [`gather`], both [`scaled`] for kernels, and [`interpolate`].
 
 #![expect(clippy::needless_range_loop, reason = "constant indices keep values in registers")]
-#![expect(clippy::redundant_closure, reason = "a function that is named isn't inlined")]
 
 use rayon::prelude::*;
 
