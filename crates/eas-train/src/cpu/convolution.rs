@@ -90,7 +90,8 @@ pub(super) struct Sums<'a> {
     /// The first piece.
     pub(super) first: usize,
     pub(super) values: &'a mut [f32],
-    /// Whether it is added to what stands there.
+    /// Whether it is added to what stands there; else that isn't read. Places that hold no number of the weight
+    /// are left as they are, either way.
     pub(super) accumulate: bool,
 }
 
@@ -320,7 +321,7 @@ impl Convolution {
     }
 }
 
-/// Adds parts of `size` numbers up, in their order.
+/// Adds parts of `size` numbers up, in their order, into the first.
 fn add_parts(isa: Isa, parts: &mut [f32], size: usize) -> &[f32] {
     let (sums, others) = parts.split_at_mut(size);
     sums.par_chunks_mut(ADDED_TOGETHER).enumerate().for_each(|(index, sums)| {
@@ -389,6 +390,54 @@ mod tests {
         let mut gradient = vec![f32::NAN; size];
         method.unpack(isa, add_parts(isa, &mut sums, pieces.total()), &mut gradient);
         gradient
+    }
+
+    /// Tiles and windows of an image that are more than are multiplied at once.
+    #[test]
+    fn tiles_give_the_weights_gradient_that_windows_give_of_large_images() {
+        for (isa, seed) in
+            Isa::available().into_iter().flat_map(|isa| (0..6).map(move |seed| (isa, seed)))
+        {
+            let mut rng = Rng::new(seed);
+            let (kernel, smallest) = [(3, 33), (5, 23)][rng.below(2)];
+            let geometry = Geometry {
+                channels: 32 + 16 * rng.below(3),
+                height: smallest + rng.below(3),
+                width: smallest + rng.below(3),
+                filters: 32 + 16 * rng.below(3),
+                kernel,
+                stride: 1,
+                padding: kernel / 2,
+                groups: 1,
+            };
+            let images = 1 + rng.below(3);
+            let view = |channels| View {
+                buffer: 0,
+                offset: 0,
+                channels,
+                height: geometry.height,
+                width: geometry.width,
+                stride: channels,
+            };
+            let (of_image, of_slope) = (view(geometry.channels), view(geometry.filters));
+            let mut numbers =
+                |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
+            let values = numbers(images * of_image.image());
+            let slopes = numbers(images * of_slope.image());
+            let both = [(Source::plain(of_image), &*values), (Source::plain(of_slope), &*slopes)];
+            let size = geometry.filters * geometry.channels * kernel * kernel;
+            let [by_windows, _] = Correlation::both(&geometry, isa);
+            let [by_tiles, _] = by_tiles(&geometry, isa).expect("it is wide enough");
+            let expected = weight_gradient(isa, by_windows.as_ref(), images, both, size);
+            let found = weight_gradient(isa, by_tiles.as_ref(), images, both, size);
+            let largest = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
+            for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert!(
+                    (found - expected).abs() <= 1e-4 * largest,
+                    "seed {seed}, {isa:?}, {geometry:?}: place {place}: expected {expected}, found {found}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::convolution::{Method, Pieces, Sums};
 use super::correlation::Geometry;
-use super::kernels::vectors::{Arithmetic, Vector, Vectors, Widest};
+use super::kernels::simd::{Arithmetic, Simd, Vector, Widest};
 use super::kernels::{Columns, Factors, Isa, Rows, Run};
 use super::memory::{LINE, Scratch};
 use super::product::{PackedShape, Stage, stages};
@@ -34,14 +34,15 @@ const BLOCK_TILES: usize = 32;
 /// Output pixels that a part of a weight's gradient has at least.
 const PART_PIXELS: usize = 512;
 
-/// Numbers of a window whose weights are transformed together, a divisor of [`MULTIPLE`]: enough that what was stored one by one is
-/// in place when it is read by the vector.
+/// Numbers of a window whose weights are transformed together, a divisor of [`MULTIPLE`]: so many that what was
+/// stored number by number has reached the cache before a vector of it is loaded, which would wait.
 const TOGETHER: usize = 8;
 
 /// Taps of the largest kernel.
 const MOST_TAPS: usize = 25;
 
-/// Channels and filters that make it worth the while: so many at least, a multiple of so many.
+/// Channels and filters that make it worth the while: so many at least, a multiple of so many, which is a multiple
+/// of any vector's lanes too.
 const FEWEST: usize = 32;
 const MULTIPLE: usize = 16;
 
@@ -49,10 +50,10 @@ const MULTIPLE: usize = 16;
 /// network of 96 to 256 filters, products were 53 % of the time.
 const TRANSFORM: usize = 78;
 
-/// A convolution of stride 1, or the gradient of its input.
+/// A convolution of stride 1, or the gradient of its input, by vectors of lanes `L`.
 #[derive(Debug)]
 pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, L> {
-    vectors: Vectors<L>,
+    simd: Simd<L>,
     is_backward: bool,
     windows: Windows,
     /// Rows and columns of the output, and of tiles.
@@ -61,15 +62,15 @@ pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, L> {
     /// Channels of the output.
     made: usize,
     stages: Vec<Stage>,
-    /// The packed weights of a pair of points; all stand as `[block][pair][depth][filter]`, and the sums of
-    /// their gradient too.
+    /// The packed weights of a pair of points. All stand as `[block][pair][depth][filter]`, pairs
+    /// [`Self::weight_pair`] numbers apart, and so do the sums of their gradient.
     weights: PackedShape,
 }
 
 /// Both directions of a convolution, if it can be computed by tiles and is faster so.
 pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>; 2]> {
     let wide = |channels: usize| channels.is_multiple_of(MULTIPLE) && channels >= FEWEST;
-    let Geometry { channels, filters, kernel, stride: 1, groups: 1, .. } = *geometry else {
+    let Geometry { channels, filters, stride: 1, groups: 1, .. } = *geometry else {
         return None;
     };
     if !wide(channels) || !wide(filters) {
@@ -77,22 +78,21 @@ pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>
     }
     match isa.widest() {
         #[cfg(target_arch = "x86_64")]
-        Widest::Avx512(vectors) => of_kernel(kernel, geometry, isa, vectors),
+        Widest::Avx512(simd) => of_kernel(geometry, isa, simd),
         #[cfg(target_arch = "x86_64")]
-        Widest::Avx2(vectors) => of_kernel(kernel, geometry, isa, vectors),
-        Widest::Portable(vectors) => of_kernel(kernel, geometry, isa, vectors),
+        Widest::Avx2(simd) => of_kernel(geometry, isa, simd),
+        Widest::Portable(simd) => of_kernel(geometry, isa, simd),
     }
 }
 
-fn of_kernel<L: Arithmetic + 'static>(
-    kernel: usize,
+fn of_kernel<L: Arithmetic>(
     geometry: &Geometry,
     isa: Isa,
-    vectors: Vectors<L>,
+    simd: Simd<L>,
 ) -> Option<[Box<dyn Method>; 2]> {
-    match kernel {
-        3 => Some(Winograd::<3, 4, L>::both(geometry, isa, vectors)),
-        5 => Some(Winograd::<5, 2, L>::both(geometry, isa, vectors)),
+    match geometry.kernel {
+        3 => Some(Winograd::<3, 4, L>::both(geometry, isa, simd)),
+        5 => Some(Winograd::<5, 2, L>::both(geometry, isa, simd)),
         _ => None,
     }
 }
@@ -108,18 +108,18 @@ pub(super) fn is_faster_in_pairs(geometry: &Geometry) -> bool {
     kernel.pow(2) * channels * filters * outputs < 2 * by_tiles
 }
 
-impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<KERNEL, TILE, L> {
-    fn both(geometry: &Geometry, isa: Isa, vectors: Vectors<L>) -> [Box<dyn Method>; 2] {
+impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Winograd<KERNEL, TILE, L> {
+    fn both(geometry: &Geometry, isa: Isa, simd: Simd<L>) -> [Box<dyn Method>; 2] {
         let Geometry { channels, height, width, filters, padding, .. } = *geometry;
         let out = [geometry.out_height(), geometry.out_width()];
-        let forward = Self::new(vectors, false, channels, out, filters, padding, isa);
+        let forward = Self::new(simd, false, channels, out, filters, padding, isa);
         let border = KERNEL - 1 - padding;
-        let backward = Self::new(vectors, true, filters, [height, width], channels, border, isa);
+        let backward = Self::new(simd, true, filters, [height, width], channels, border, isa);
         [Box::new(forward), Box::new(backward)]
     }
 
     fn new(
-        vectors: Vectors<L>,
+        simd: Simd<L>,
         is_backward: bool,
         channels: usize,
         out: [usize; 2],
@@ -133,7 +133,8 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
         let windows = Windows::new(block, channels, tiles, TILE, (border, 1), sides);
         let stages = stages(&[Run { start: 0, length: channels }]);
         let weights = PackedShape::new(1, channels, made, isa);
-        Winograd { vectors, is_backward, windows, out, tiles, made, stages, weights }
+        assert!(weights.lanes == Simd::<L>::LANES, "a block of weights is whole vectors");
+        Winograd { simd, is_backward, windows, out, tiles, made, stages, weights }
     }
 
     /// Tiles that are multiplied at once.
@@ -154,7 +155,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
         self.chunk() * channels + LINE
     }
 
-    /// The same of a block's weights.
+    /// Numbers from a pair's weights of a block to the next pair's, which are kept apart for the same reason.
     fn weight_pair(&self) -> usize {
         self.weights.block_size() + LINE
     }
@@ -164,13 +165,13 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
     fn take_tiles(&self, images: &[f32], places: &[u32], values: &mut [f32]) {
         let channels = self.windows.channels;
         let row = self.windows.width * channels;
-        let mut rows = [[self.vectors.zero(); POINTS]; POINTS];
         for (tile, place) in places.iter().enumerate() {
             let image = &images[*place as usize..];
-            for channel in (0..channels).step_by(Vectors::<L>::LANES) {
+            for channel in (0..channels).step_by(Simd::<L>::LANES) {
+                let mut rows = [[self.simd.zero(); POINTS]; POINTS];
                 for y in 0..POINTS {
                     for x in 0..POINTS {
-                        rows[y][x] = self.vectors.load(image, y * row + x * channels + channel);
+                        rows[y][x] = self.simd.load(image, y * row + x * channels + channel);
                     }
                     rows[y] = interpolate(rows[y]);
                 }
@@ -196,15 +197,15 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
         (slopes, stride): (&[f32], usize),
         values: &mut [f32],
     ) {
-        let mut rows = [[self.vectors.zero(); POINTS]; TILE];
         for tile in 0..count {
             let corner = self.corner(first + tile);
-            for filter in (0..self.made).step_by(Vectors::<L>::LANES) {
+            for filter in (0..self.made).step_by(Simd::<L>::LANES) {
+                let mut rows = [[self.simd.zero(); POINTS]; TILE];
                 for y in 0..TILE {
-                    let mut row = [self.vectors.zero(); TILE];
+                    let mut row = [self.simd.zero(); TILE];
                     for x in 0..TILE {
                         if let Some(pixel) = self.pixel(corner, y, x) {
-                            row[x] = self.vectors.load(slopes, pixel * stride + filter);
+                            row[x] = self.simd.load(slopes, pixel * stride + filter);
                         }
                     }
                     rows[y] = evaluate(row);
@@ -232,16 +233,16 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
         (out, stride): (&mut [f32], usize),
         accumulate: bool,
     ) {
-        let mut rows = [[self.vectors.zero(); TILE]; POINTS];
         for tile in 0..count {
             let corner = self.corner(first + tile);
-            for filter in (0..self.made).step_by(Vectors::<L>::LANES) {
+            for filter in (0..self.made).step_by(Simd::<L>::LANES) {
+                let mut rows = [[self.simd.zero(); TILE]; POINTS];
                 let from = tile * self.made + filter;
                 for y in 0..POINTS {
-                    let mut row = [self.vectors.zero(); POINTS];
+                    let mut row = [self.simd.zero(); POINTS];
                     for x in 0..POINTS {
                         let pair = y * POINTS + x;
-                        row[x] = self.vectors.load(values, pair * self.pair(self.made) + from);
+                        row[x] = self.simd.load(values, pair * self.pair(self.made) + from);
                     }
                     rows[y] = gather(row);
                 }
@@ -251,8 +252,8 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
                         let Some(pixel) = self.pixel(corner, y, x) else { continue };
                         let to = pixel * stride + filter;
                         let kept = match accumulate {
-                            true => self.vectors.load(out, to),
-                            false => self.vectors.zero(),
+                            true => self.simd.load(out, to),
+                            false => self.simd.zero(),
                         };
                         (found[y] + kept).store(out, to);
                     }
@@ -268,7 +269,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
     /// numbers by instructions that take several times as long.
     #[inline(never)]
     fn take_kernels(&self, weight: &[f32], first: usize, output: usize, kernels: &mut [f32]) {
-        let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Vectors::<L>::LANES);
+        let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Simd::<L>::LANES);
         for (index, kernels) in kernels.chunks_exact_mut(taps * lanes).enumerate() {
             let from = first + index;
             for lane in 0..lanes {
@@ -292,7 +293,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
     /// A function of its own: see [`Self::take_kernels`].
     #[inline(never)]
     fn put_kernels(&self, kernels: &[f32], from: usize, gradient: &mut [f32]) {
-        let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Vectors::<L>::LANES);
+        let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Simd::<L>::LANES);
         for lane in 0..lanes {
             let kernel = &mut gradient[(lane * depth + from) * taps..][..taps];
             for (tap, value) in kernel.iter_mut().enumerate() {
@@ -316,9 +317,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Winograd<K
     }
 }
 
-impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
-    for Winograd<KERNEL, TILE, L>
-{
+impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<KERNEL, TILE, L> {
     fn block(&self) -> usize {
         self.windows.block
     }
@@ -337,25 +336,25 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
 
     fn pack(&self, _isa: Isa, weight: &[f32], packed: &mut [f32]) {
         let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
-        let lanes = Vectors::<L>::LANES;
+        let lanes = Simd::<L>::LANES;
         packed.par_chunks_exact_mut(PAIRS * pair).enumerate().for_each(|(index, packed)| {
             let block = shape.block(index);
             let row = block.vectors * shape.lanes;
-            self.vectors.run(
+            self.simd.run(
                 #[inline(always)]
                 || {
                     let mut room = [0.0; TOGETHER * MOST_TAPS * MULTIPLE];
                     let kernels = &mut room[..TOGETHER * KERNEL * KERNEL * lanes];
-                    let mut rows = [[self.vectors.zero(); POINTS]; KERNEL];
                     for first in (0..depth).step_by(TOGETHER) {
                         for lane in (0..block.width).step_by(lanes) {
                             self.take_kernels(weight, first, block.column + lane, kernels);
                             for index in 0..TOGETHER {
+                                let mut rows = [[self.simd.zero(); POINTS]; KERNEL];
                                 for y in 0..KERNEL {
-                                    let mut row = [self.vectors.zero(); KERNEL];
+                                    let mut row = [self.simd.zero(); KERNEL];
                                     for x in 0..KERNEL {
                                         let at = ((index * KERNEL + y) * KERNEL + x) * lanes;
-                                        row[x] = self.vectors.load(kernels, at);
+                                        row[x] = self.simd.load(kernels, at);
                                     }
                                     rows[y] = scaled(evaluate(row));
                                 }
@@ -387,12 +386,12 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
         let (shape, depth, chunk) = (&self.weights, self.weights.depth, self.chunk());
         scratch.with(|scratch| {
             let [filled, values, products] = self.split(scratch);
-            self.vectors.run(
+            self.simd.run(
                 #[inline(always)]
                 || self.windows.fill(filled, images),
             );
             for (index, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
-                self.vectors.run(
+                self.simd.run(
                     #[inline(always)]
                     || self.take_tiles(filled, places, values),
                 );
@@ -422,7 +421,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
                         }
                     }
                 }
-                self.vectors.run(
+                self.simd.run(
                     #[inline(always)]
                     || self.put_tiles(index * chunk, count, products, (out, stride), accumulate),
                 );
@@ -441,13 +440,13 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
         let (shape, depth, chunk) = (&self.weights, self.weights.depth, self.chunk());
         scratch.with(|scratch| {
             let [filled, values, products] = self.split(scratch);
-            self.vectors.run(
+            self.simd.run(
                 #[inline(always)]
                 || self.windows.fill(filled, images),
             );
             for (part, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
                 let count = places.len();
-                self.vectors.run(
+                self.simd.run(
                     #[inline(always)]
                     || {
                         self.take_tiles(filled, places, values);
@@ -482,7 +481,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
 
     fn unpack(&self, _isa: Isa, sums: &[f32], gradient: &mut [f32]) {
         let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
-        let (taps, lanes) = (KERNEL * KERNEL, Vectors::<L>::LANES);
+        let (taps, lanes) = (KERNEL * KERNEL, Simd::<L>::LANES);
         let filters = gradient.par_chunks_exact_mut(lanes * depth * taps).enumerate();
         filters.for_each(|(index, gradient)| {
             let filter = index * lanes;
@@ -494,17 +493,17 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic + 'static> Method
             let block = shape.block(index);
             let row = block.vectors * shape.lanes;
             let sums = &sums[index * PAIRS * pair + filter - block.column..];
-            self.vectors.run(
+            self.simd.run(
                 #[inline(always)]
                 || {
                     let mut kernels = [0.0; MOST_TAPS * MULTIPLE];
-                    let mut rows = [[self.vectors.zero(); KERNEL]; POINTS];
                     for from in 0..depth {
+                        let mut rows = [[self.simd.zero(); KERNEL]; POINTS];
                         for y in 0..POINTS {
-                            let mut values = [self.vectors.zero(); POINTS];
+                            let mut values = [self.simd.zero(); POINTS];
                             for x in 0..POINTS {
                                 let at = (y * POINTS + x) * pair + from * row;
-                                values[x] = self.vectors.load(sums, at);
+                                values[x] = self.simd.load(sums, at);
                             }
                             rows[y] = gather(scaled(values));
                         }

@@ -1,6 +1,6 @@
 //! The inner loops: two matrix products with rows at arbitrary places, chosen at run time among
-//! AVX-512, AVX2 and a portable path; one for matrix units ([`matrix`]); and what makes pixels of bytes
-//! ([`pixels`]). All of the engine's `unsafe` is here.
+//! AVX-512, AVX2 and a portable path; one for matrix units ([`matrix`]); what makes pixels of bytes
+//! ([`pixels`]); and vectors for loops elsewhere ([`simd`]). All of the engine's `unsafe` is here.
 //!
 //! In [`Rows`] the rows of A are windows of an image: a row is a place in it and a few runs of
 //! numbers behind the place, so a convolution needs no copy of its windows. [`Columns`] is the
@@ -14,16 +14,16 @@ mod lanes;
 pub(super) mod matrix;
 pub(super) mod pairs;
 pub(super) mod pixels;
+pub(super) mod simd;
 #[cfg(test)]
 mod tests;
 mod tiles;
-pub(super) mod vectors;
 
 use lanes::{Lanes, Portable, PortablePairs};
 use matrix::Tiles;
 use pixels::Pixels;
 
-/// Vectors that a tile is wide at most.
+/// Simd that a tile is wide at most.
 pub(super) const WIDEST: usize = 3;
 
 /// Which instructions the kernels use.
@@ -71,7 +71,7 @@ pub(super) struct Rows<'a> {
     /// `[numbers of a row of A][vectors · lanes]`, zero beyond `width`.
     pub(super) b: &'a [f32],
     pub(super) lanes: usize,
-    /// Vectors of a row of B, 1 to [`WIDEST`].
+    /// Simd of a row of B, 1 to [`WIDEST`].
     pub(super) vectors: usize,
     /// Row r of C starts at `r · c_stride`.
     pub(super) c: &'a mut [f32],
@@ -94,7 +94,7 @@ pub(super) struct Columns<'a> {
     pub(super) b: &'a [f32],
     pub(super) b_stride: usize,
     pub(super) lanes: usize,
-    /// Vectors of a row of B, 1 to [`WIDEST`].
+    /// Simd of a row of B, 1 to [`WIDEST`].
     pub(super) vectors: usize,
     pub(super) c: &'a mut [f32],
     pub(super) c_stride: usize,
@@ -294,10 +294,10 @@ impl Isa {
     /// # Panics
     /// Where the job reaches beyond its slices.
     pub(super) fn columns(self, mut job: Columns<'_>) {
-        if let Some(furthest) = job.places.iter().max() {
-            assert!(*furthest as usize + job.start + job.rows <= job.a.len(), "rows lie within A");
-            let last = (job.places.len() - 1) * job.b_stride;
-            assert!(last + job.width <= job.b.len(), "B has the rows");
+        let furthest = job.places.iter().max().map_or(0, |place| *place as usize);
+        assert!(furthest + job.start + job.rows <= job.a.len(), "rows lie within A");
+        if let Some(last) = job.places.len().checked_sub(1) {
+            assert!(last * job.b_stride + job.width <= job.b.len(), "B has the rows");
         }
         let rows = job.rows.max(1) - 1;
         assert!(rows * job.c_stride + job.width <= job.c.len(), "C has the rows");

@@ -8,7 +8,7 @@ use eas_ir::Rng;
 use super::matrix::{SIDE, Tiles};
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
 use super::pixels::{Pixels, Scales};
-use super::vectors::{Arithmetic, Vectors, Widest};
+use super::simd::{Arithmetic, Simd, Widest};
 use super::{Columns, Factors, Isa, Rows, Run};
 
 fn numbers(count: usize, rng: &mut Rng) -> Vec<f32> {
@@ -49,14 +49,14 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 }
 
 #[test]
-fn vectors_are_computed_with_number_by_number() {
-    fn check<L: Arithmetic>(isa: Isa, vectors: Vectors<L>) {
-        let lanes = Vectors::<L>::LANES;
+fn arithmetic_on_vectors_is_that_of_their_numbers() {
+    fn check<L: Arithmetic>(isa: Isa, simd: Simd<L>) {
+        let lanes = Simd::<L>::LANES;
         let (one, other) = (numbers(lanes + 3, &mut Rng::new(1)), numbers(lanes, &mut Rng::new(2)));
         let mut found = vec![0.0; lanes + 2];
-        vectors.run(|| {
-            let (x, y) = (vectors.load(&one, 3), vectors.load(&other, 0));
-            ((x + y * 3.1) - (x - vectors.zero()) * 0.3).store(&mut found, 1);
+        simd.run(|| {
+            let (x, y) = (simd.load(&one, 3), simd.load(&other, 0));
+            ((x + y * 3.1) - (x - simd.zero()) * 0.3).store(&mut found, 1);
         });
         let expected = one[3..].iter().zip(&other).map(|(x, y)| (x + y * 3.1) - x * 0.3);
         let expected: Vec<f32> = [0.0].into_iter().chain(expected).chain([0.0]).collect();
@@ -65,21 +65,25 @@ fn vectors_are_computed_with_number_by_number() {
     for isa in Isa::available() {
         match isa.widest() {
             #[cfg(target_arch = "x86_64")]
-            Widest::Avx512(vectors) => check(isa, vectors),
+            Widest::Avx512(simd) => check(isa, simd),
             #[cfg(target_arch = "x86_64")]
-            Widest::Avx2(vectors) => check(isa, vectors),
-            Widest::Portable(vectors) => check(isa, vectors),
+            Widest::Avx2(simd) => check(isa, simd),
+            Widest::Portable(simd) => check(isa, simd),
         }
     }
 }
 
 #[test]
 fn vectors_lie_within_their_slices() {
-    let Widest::Portable(vectors) = Isa::Portable.widest() else { panic!("it has no others") };
+    let simd = match Isa::Portable.widest() {
+        Widest::Portable(simd) => simd,
+        #[cfg(target_arch = "x86_64")]
+        _ => panic!("plain loops have no other vectors"),
+    };
     for at in [1, usize::MAX] {
-        let load = || vectors.load(&[0.0; 8], at);
+        let load = || simd.load(&[0.0; 8], at);
         assert!(catch_unwind(AssertUnwindSafe(load)).is_err(), "load at {at}");
-        let store = || vectors.zero().store(&mut [0.0; 8], at);
+        let store = || simd.zero().store(&mut [0.0; 8], at);
         assert!(catch_unwind(AssertUnwindSafe(store)).is_err(), "store at {at}");
     }
 }

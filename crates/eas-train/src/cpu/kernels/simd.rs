@@ -1,5 +1,5 @@
-//! Vectors for loops outside the kernels, of which the compiler makes none as good: arrays of lanes it cuts
-//! up anew, and gathers numbers of several.
+//! Vectors for loops outside the kernels where the compiler's own are slower: it splits arrays of lanes up, and
+//! gathers the numbers of several.
 
 use std::marker::PhantomData;
 use std::ops::{Add, Mul, Sub};
@@ -9,9 +9,9 @@ use super::Isa;
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Portable};
 
-/// Lanes that are computed with number by number.
+/// Lanes whose numbers are added, subtracted and multiplied.
 pub(in super::super) trait Arithmetic:
-    Lanes + Copy + std::fmt::Debug + Send + Sync
+    Lanes + Copy + std::fmt::Debug + Send + Sync + 'static
 {
     /// # Safety
     /// All functions need the instruction set of the type.
@@ -24,16 +24,16 @@ pub(in super::super) trait Arithmetic:
 
 /// Says that this machine has the instruction set of `L`.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Vectors<L>(PhantomData<L>);
+pub(in super::super) struct Simd<L>(PhantomData<L>);
 
-/// The widest vectors that were detected.
+/// The widest vectors of an instruction set.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) enum Widest {
     #[cfg(target_arch = "x86_64")]
-    Avx512(Vectors<Avx512>),
+    Avx512(Simd<Avx512>),
     #[cfg(target_arch = "x86_64")]
-    Avx2(Vectors<Avx2>),
-    Portable(Vectors<Portable>),
+    Avx2(Simd<Avx2>),
+    Portable(Simd<Portable>),
 }
 
 impl Isa {
@@ -41,15 +41,15 @@ impl Isa {
     pub(in super::super) fn widest(self) -> Widest {
         match self.vectors() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => Widest::Avx512(Vectors(PhantomData)),
+            Isa::Avx512Bf16 | Isa::Avx512 => Widest::Avx512(Simd(PhantomData)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Widest::Avx2(Vectors(PhantomData)),
-            _ => Widest::Portable(Vectors(PhantomData)),
+            Isa::Avx2 => Widest::Avx2(Simd(PhantomData)),
+            _ => Widest::Portable(Simd(PhantomData)),
         }
     }
 }
 
-impl<L: Arithmetic> Vectors<L> {
+impl<L: Arithmetic> Simd<L> {
     /// Numbers of a vector.
     pub(in super::super) const LANES: usize = L::COUNT;
 
@@ -70,7 +70,7 @@ impl<L: Arithmetic> Vectors<L> {
     /// The numbers at a place.
     ///
     /// # Panics
-    /// Where there are less than a vector's.
+    /// Where there are fewer than a vector's.
     #[inline(always)]
     pub(in super::super) fn load(self, from: &[f32], at: usize) -> Vector<L> {
         let from = &from[at..at + L::COUNT];
@@ -79,18 +79,10 @@ impl<L: Arithmetic> Vectors<L> {
     }
 }
 
-/// Numbers that are computed with at once. There is one only where there are [`Vectors`] of its kind, so what is
+/// Numbers that are computed with at once. There is one only where there is the [`Simd`] of its kind, so what is
 /// done with it has the instruction set.
+#[derive(Clone, Copy)]
 pub(in super::super) struct Vector<L: Arithmetic>(L::Vector);
-
-impl<L: Arithmetic> Clone for Vector<L> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<L: Arithmetic> Copy for Vector<L> {}
 
 impl<L: Arithmetic> Vector<L> {
     /// Writes the numbers to a place.
