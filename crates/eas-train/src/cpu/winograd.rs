@@ -46,8 +46,9 @@ const MOST_TAPS: usize = 25;
 const FEWEST: usize = 32;
 const MULTIPLE: usize = 16;
 
-/// Multiply-adds that take as long as making one value of a tile, or using one. Estimated: in a profile of a
-/// network of 96 to 256 filters, products were 53 % of the time.
+/// Multiply-adds that take as long as making one value of a tile, or using one. Estimated by a profile of a
+/// network of 96 to 256 filters in which products were 53 % of the time. Transforms take less since, so it is too
+/// much, but how bf16 trains was measured with it, and how fast it is on such a processor was not.
 const TRANSFORM: usize = 78;
 
 /// A convolution of stride 1, or the gradient of its input, by vectors of lanes `L`.
@@ -165,10 +166,11 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Winograd<KERNEL, TIL
     fn take_tiles(&self, images: &[f32], places: &[u32], values: &mut [f32]) {
         let channels = self.windows.channels;
         let row = self.windows.width * channels;
+        // Not within the loop, where it would be filled with zeros each time.
+        let mut rows = [[self.simd.zero(); POINTS]; POINTS];
         for (tile, place) in places.iter().enumerate() {
             let image = &images[*place as usize..];
             for channel in (0..channels).step_by(Simd::<L>::LANES) {
-                let mut rows = [[self.simd.zero(); POINTS]; POINTS];
                 for y in 0..POINTS {
                     for x in 0..POINTS {
                         rows[y][x] = self.simd.load(image, y * row + x * channels + channel);
@@ -197,10 +199,11 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Winograd<KERNEL, TIL
         (slopes, stride): (&[f32], usize),
         values: &mut [f32],
     ) {
+        // Not within the loop, where it would be filled with zeros each time.
+        let mut rows = [[self.simd.zero(); POINTS]; TILE];
         for tile in 0..count {
             let corner = self.corner(first + tile);
             for filter in (0..self.made).step_by(Simd::<L>::LANES) {
-                let mut rows = [[self.simd.zero(); POINTS]; TILE];
                 for y in 0..TILE {
                     let mut row = [self.simd.zero(); TILE];
                     for x in 0..TILE {
@@ -233,10 +236,11 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Winograd<KERNEL, TIL
         (out, stride): (&mut [f32], usize),
         accumulate: bool,
     ) {
+        // Not within the loop, where it would be filled with zeros each time.
+        let mut rows = [[self.simd.zero(); TILE]; POINTS];
         for tile in 0..count {
             let corner = self.corner(first + tile);
             for filter in (0..self.made).step_by(Simd::<L>::LANES) {
-                let mut rows = [[self.simd.zero(); TILE]; POINTS];
                 let from = tile * self.made + filter;
                 for y in 0..POINTS {
                     let mut row = [self.simd.zero(); POINTS];
@@ -345,11 +349,12 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
                 || {
                     let mut room = [0.0; TOGETHER * MOST_TAPS * MULTIPLE];
                     let kernels = &mut room[..TOGETHER * KERNEL * KERNEL * lanes];
+                    // Not within the loop, where it would be filled with zeros each time.
+                    let mut rows = [[self.simd.zero(); POINTS]; KERNEL];
                     for first in (0..depth).step_by(TOGETHER) {
                         for lane in (0..block.width).step_by(lanes) {
                             self.take_kernels(weight, first, block.column + lane, kernels);
                             for index in 0..TOGETHER {
-                                let mut rows = [[self.simd.zero(); POINTS]; KERNEL];
                                 for y in 0..KERNEL {
                                     let mut row = [self.simd.zero(); KERNEL];
                                     for x in 0..KERNEL {
@@ -497,8 +502,9 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
                 #[inline(always)]
                 || {
                     let mut kernels = [0.0; MOST_TAPS * MULTIPLE];
+                    // Not within the loop, where it would be filled with zeros each time.
+                    let mut rows = [[self.simd.zero(); KERNEL]; POINTS];
                     for from in 0..depth {
-                        let mut rows = [[self.simd.zero(); KERNEL]; POINTS];
                         for y in 0..POINTS {
                             let mut values = [self.simd.zero(); POINTS];
                             for x in 0..POINTS {
