@@ -1,35 +1,41 @@
 #!/usr/bin/env bash
-# Runs tests of eas-train on instructions that this machine lacks, in Linux on an emulated Sapphire Rapids: AVX-512
-# with BF16, and matrix units (AMX). The emulator is Bochs, which shows what instructions give, not what they take.
+# Runs tests of eas-train on instructions that this machine lacks: in Linux on an emulated Sapphire Rapids, which has
+# AVX-512 with BF16 and matrix units (AMX). The emulator is Bochs, which shows results and says nothing of speed.
 #
 #   BOCHS_SOURCE=DIR LINUX=FILE scripts/emulated_tests.sh [--without-matrix-units] [TEST...]
 #
-# DIR is the source of Bochs 3.0, unpacked, FILE a kernel's image: those of Debian 13 do, from its packages bochs (the
-# source) and linux-image-cloud-amd64 (6.12; Linux 6.1 hung). TEST is a part of tests' names, by default
-# `cpu::kernels::`, which takes three minutes; each test takes some hundred times as long as without the emulator. Of
-# Debian's packages it needs g++, make, python3, bochsbios, vgabios, busybox-static, cpio, grub-pc-bin, grub-common,
-# xorriso and mtools. What it makes is in target/emulated.
+# DIR is the unpacked source of Bochs 3.0 (Debian 13: apt-get source bochs), FILE the image of a kernel of Linux 6.12
+# (Debian 13: boot/vmlinuz-* of the package that linux-image-cloud-amd64 depends on; 6.1 hung). TEST is a part of
+# tests' names, by default `cpu::kernels::`, which takes three minutes; a test takes some hundred times as long as
+# without the emulator. LIMIT is how many seconds all of it may take, by default three hours. The emulator is built
+# the first time, in two minutes. Beside Rust it needs Debian's packages g++, make, binutils, python3, bochsbios,
+# vgabios, busybox-static, cpio, grub-pc-bin, grub-common, xorriso and mtools. What it makes is in target/emulated.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-source=$(realpath "${BOCHS_SOURCE:?names the folder of the source of Bochs 3.0}")
-kernel=$(realpath "${LINUX:?names the image of a kernel, 6.12}")
+source=$(realpath -e "${BOCHS_SOURCE:?names the folder of the source of Bochs 3.0}")
+kernel=$(realpath -e "${LINUX:?names the image of a kernel of Linux 6.12}")
+script=$(realpath "$0")
+cd "$(dirname "$script")/.."
 work=$PWD/target/emulated
 left_out=waitpkg
+expected=amx_bf16
 if [ "${1:-}" = --without-matrix-units ]; then
   left_out+=,amx,amx_int8,amx_bf16
+  expected=avx512_bf16
   shift
 fi
 tests=("${@:-cpu::kernels::}")
 mkdir -p "$work"
+exec 9>"$work/lock"
+flock -n 9 || { echo "another run uses $work" >&2; exit 1; }
 
 # Linux turns matrix units off where it can't keep a process from their registers until it asks for them. That takes
 # IA32_XFD (Intel's manual, volume 1, "Extended Feature Disable"), which Bochs lacks: a register whose bit 18 makes
-# their instructions raise #NM. And where tasks are switched, Bochs 3.0 mistakes bytes of a row for rows, takes tiles
-# in use for tiles that aren't, and forgets half of their rows.
-build_bochs() {
-  rm -rf "$work/bochs"
-  cp -r "$source" "$work/bochs"
-  cd "$work/bochs"
+# their instructions raise #NM. And Bochs 3.0 doesn't keep tiles where tasks are switched (xsave.cc): rows and bytes of
+# a row are swapped, the test for use is the wrong way round, and 8 of 16 rows are saved.
+build_bochs() (
+  rm -rf "$work/bochs" "$work/unfinished"
+  cp -r "$source" "$work/unfinished"
+  cd "$work/unfinished"
   python3 - <<'PYTHON'
 import pathlib
 
@@ -72,34 +78,36 @@ insert("proc_ctrl.cc", ["#if BX_SUPPORT_AMX\n  if (! long64_mode() ||"], f" ({di
 insert("proc_ctrl.cc", ["BX_CPU_C::BxNoAMX", f"{tile_data}))\n    exception(BX_UD_EXCEPTION, 0);\n"],
        f"if ({disable} & {tile_data}) {{ {error} = {tile_data}; exception(BX_NM_EXCEPTION, 0); }}\n")
 replace("xsave.cc", "tilecfg.vmm16u(8+n)    =", "tilecfg.vmmubyte(48+n) =")
-replace("xsave.cc", "tilecfg.vmmubyte(48+n) = BX_CPU_THIS_PTR amx->tilecfg[n].bytes", "tilecfg.vmm16u(8+n) = BX_CPU_THIS_PTR amx->tilecfg[n].bytes")
+replace("xsave.cc", "tilecfg.vmmubyte(48+n) = BX_CPU_THIS_PTR amx->tilecfg[n].bytes",
+        "tilecfg.vmm16u(8+n) = BX_CPU_THIS_PTR amx->tilecfg[n].bytes")
 replace("xsave.cc", "amx->tile_use_tracker == 0", "amx->tile_use_tracker != 0")
 replace("xsave.cc", "row < BX_TILE_REGISTERS", "row < BX_TILE_MAX_ROWS")
 PYTHON
-  ./configure CXXFLAGS="-O2 -march=native" --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-pci --enable-memtype \
-    --enable-long-phy-address --enable-all-optimizations --disable-docbook --with-nogui >"$work/build.log" 2>&1
-  make -j "$(nproc)" >>"$work/build.log" 2>&1
-  cd - >/dev/null
-}
-if [ ! -x "$work/bochs/bochs" ]; then
-  echo "builds the emulator (output in $work/build.log)"
-  build_bochs
+  rm -f bochs
+  ./configure CXXFLAGS="-O2 -march=native" --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-pci \
+    --enable-memtype --enable-long-phy-address --enable-all-optimizations --disable-docbook --with-nogui
+  make -j "$(nproc)"
+  mv "$work/unfinished" "$work/bochs"
+)
+bochs=$work/bochs/bochs
+if [ ! -x "$bochs" ] || [ "$script" -nt "$bochs" ]; then
+  echo "builds the emulator"
+  (build_bochs) >"$work/build.log" 2>&1 || { echo "that failed: see $work/build.log" >&2; exit 1; }
 fi
 
 # The disk of the emulated machine: Linux, and in memory the tests, what they link and a shell.
 program=$(cargo test --package eas-train --lib --locked --no-run --message-format=json \
   | python3 -c 'import json, sys; print(*filter(None, (json.loads(line).get("executable") for line in sys.stdin)))')
-disk=$work/disk
-root=$work/root
-rm -rf "$disk" "$root"
-mkdir -p "$disk/boot/grub" "$root"/{bin,proc,sys,dev,tmp}
-strip --strip-debug -o "$root/tests" "$program"
-ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
-  mkdir -p "$root$(dirname "$library")"
-  cp -L "$library" "$root$library"
+cd "$work"
+rm -rf disk root
+mkdir -p disk/boot/grub root/{bin,proc,sys,dev,tmp}
+strip --strip-debug -o root/tests "$program"
+ldd root/tests | grep -o '/lib[^ ]*' | while read -r library; do
+  mkdir -p "root$(dirname "$library")"
+  cp -L "$library" "root$library"
 done
-cp "$(command -v busybox)" "$root/bin/"
-cat >"$root/init" <<INIT
+cp "$(command -v busybox)" root/bin/
+cat >root/init <<INIT
 #!/bin/busybox sh
 busybox mount -t proc none /proc
 busybox mount -t sysfs none /sys
@@ -111,33 +119,41 @@ RUST_BACKTRACE=0 /tests --test-threads=1 ${tests[*]@Q}
 echo "ended: \$?"
 busybox halt -f
 INIT
-chmod +x "$root/init"
-(cd "$root" && find . | cpio --create --format=newc --quiet | gzip -1) >"$disk/boot/root"
-cp "$kernel" "$disk/boot/linux"
-cat >"$disk/boot/grub/grub.cfg" <<GRUB
+chmod +x root/init
+(cd root && find . | cpio --create --format=newc --quiet | gzip -1) >disk/boot/root
+cp "$kernel" disk/boot/linux
+cat >disk/boot/grub/grub.cfg <<GRUB
 linux /boot/linux console=ttyS0,115200 quiet nokaslr mitigations=off lpj=1000000 tsc=reliable acpi=off
 initrd /boot/root
 boot
 GRUB
-grub-mkrescue --output "$work/disk.iso" "$disk" 2>/dev/null
+grub-mkrescue --output disk.iso disk >disk.log 2>&1 || { echo "no disk: see $work/disk.log" >&2; exit 1; }
 
-console=$work/console.txt
-: >"$console"
-cat >"$work/bochsrc" <<BOCHS
+: >console.txt
+cat >bochsrc <<BOCHS
 display_library: nogui
 memory: guest=2048, host=2048
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
 cpu: model=sapphire_rapids, exclude_features="$left_out", ips=10000000
 clock: sync=none
-ata0-master: type=cdrom, path=$work/disk.iso, status=inserted
+ata0-master: type=cdrom, path=disk.iso, status=inserted
 boot: cdrom
-com1: enabled=1, mode=file, dev=$console
-log: $work/bochs.log
+com1: enabled=1, mode=file, dev=console.txt
+log: bochs.log
+panic: action=fatal
 BOCHS
 echo "starts Linux, which takes a minute"
-"$work/bochs/bochs" -q -f "$work/bochsrc" >/dev/null 2>&1 </dev/null &
-bochs=$!
-trap 'kill $bochs 2>/dev/null || true' EXIT
-tail --lines=+1 --follow --pid=$bochs "$console" | sed -u '/^ended: /q' | tee "$work/output.txt"
-grep -q '^ended: 0' "$work/output.txt"
+timeout "${LIMIT:-10800}" "$bochs" -q -f bochsrc >bochs.txt 2>&1 </dev/null 9>&- &
+emulator=$!
+trap 'kill $emulator 2>/dev/null || true' EXIT
+# `tail` has nobody to write to once the last line is there, which is no failure.
+tail --lines=+1 --follow --pid=$emulator console.txt | sed -u '/^ended: \|Kernel panic/q' | tee output.txt || true
+
+failed() {
+  echo "$1: see output.txt, bochs.txt and bochs.log in $work" >&2
+  exit 1
+}
+grep -q "^instructions: .*$expected" output.txt || failed "the emulated machine lacks $expected"
+grep -q '^running [1-9]' output.txt || failed "no such test was run"
+grep -q '^ended: 0' output.txt || failed "a test failed, or the emulator ended before the tests"

@@ -46,9 +46,9 @@ const MOST_TAPS: usize = 25;
 const FEWEST: usize = 32;
 const MULTIPLE: usize = 16;
 
-/// Multiply-adds that take as long as making one value of a tile, or using one: measured as 17 to 62 on a processor
-/// without bf16, in 3x3 and 5x5 convolutions of 32 to 192 filters (docs/performance.md). From 43 on the network by
-/// which the accuracy of bf16 was measured is multiplied as it was then.
+/// Multiply-adds that take as long as making one value of a tile, or using one: 17 to 62 of 3x3 and 5x5 convolutions
+/// of 32 to 192 filters, and more of wider ones, where it decides nothing (docs/performance.md). With 43 or more,
+/// bf16 takes the convolution of 64 channels and 128 filters by which its accuracy was measured.
 const TRANSFORM: usize = 45;
 
 /// A convolution of stride 1, or the gradient of its input, by vectors of lanes `L`.
@@ -637,5 +637,6 @@ mod tests {
             // What a channel costs is shared among filters, and the other way round.
             assert!(is_faster(kernel, 32, 4096) && is_faster(kernel, 4096, 32), "{kernel}");
         }
+        assert!(is_faster(3, 64, 128), "benches/networks/paper.toml is multiplied otherwise");
     }
 }
