@@ -31,7 +31,8 @@ flock -n 9 || { echo "another run uses $work" >&2; exit 1; }
 # Linux turns matrix units off where it can't keep a process from their registers until it asks for them. That takes
 # IA32_XFD (Intel's manual, volume 1, "Extended Feature Disable"), which Bochs lacks: a register whose bit 18 makes
 # their instructions raise #NM. And Bochs 3.0 doesn't keep tiles where tasks are switched (xsave.cc): rows and bytes of
-# a row are swapped, the test for use is the wrong way round, and 8 of 16 rows are saved.
+# a row are swapped, the test for use is the wrong way round, and 8 of 16 rows are saved. Its log of instructions a
+# second is written by a signal's handler, which can wait for ever for a lock of the code that it interrupts.
 build_bochs() (
   rm -rf "$work/bochs" "$work/unfinished"
   cp -r "$source" "$work/unfinished"
@@ -85,7 +86,8 @@ replace("xsave.cc", "row < BX_TILE_REGISTERS", "row < BX_TILE_MAX_ROWS")
 PYTHON
   rm -f bochs
   ./configure CXXFLAGS="-O2 -march=native" --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-pci \
-    --enable-memtype --enable-long-phy-address --enable-all-optimizations --disable-docbook --with-nogui
+    --enable-memtype --enable-long-phy-address --enable-all-optimizations --disable-docbook --with-nogui \
+    --disable-show-ips
   make -j "$(nproc)"
   mv "$work/unfinished" "$work/bochs"
 )
