@@ -46,9 +46,9 @@ const MOST_TAPS: usize = 25;
 const FEWEST: usize = 32;
 const MULTIPLE: usize = 16;
 
-/// Multiply-adds that take as long as making one value of a tile, or using one: 17 to 62 of 3x3 and 5x5 convolutions
-/// of 32 to 192 filters, and more of wider ones, where it decides nothing (docs/performance.md). With 43 or more,
-/// bf16 takes the convolution of 64 channels and 128 filters by which its accuracy was measured.
+/// Multiply-adds that take as long as making one value of a tile, or using one: 17 to 62 in 3x3 and 5x5 convolutions
+/// of 32 to 192 filters, and more in wider ones, where it decides nothing (docs/performance.md). With 43 or more,
+/// bf16 takes all convolutions of the network by which its accuracy was measured, 64 channels to 128 filters at most.
 const TRANSFORM: usize = 45;
 
 /// A convolution of stride 1, or the gradient of its input, by vectors of lanes `L`.
