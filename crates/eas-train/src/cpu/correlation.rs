@@ -107,7 +107,7 @@ impl Method for Correlation {
     }
 
     fn scratch(&self) -> usize {
-        self.product.windows.scratch() + self.product.pixels()
+        self.product.windows.scratch() + self.product.pixels().max(self.product.scratch())
     }
 
     fn pieces(&self) -> Pieces {
@@ -134,8 +134,9 @@ impl Method for Correlation {
         accumulate: bool,
     ) {
         scratch.with(|scratch| {
-            let filled = self.product.windows.images(isa, scratch, images);
-            self.product.run(isa, (filled, images.count()), packed, out, accumulate);
+            let (filled, rest) = scratch.split_at_mut(self.product.windows.scratch());
+            let filled = self.product.windows.images(isa, filled, images);
+            self.product.run(isa, rest, (filled, images.count()), packed, out, accumulate);
         });
     }
 

@@ -22,6 +22,7 @@ mod memory;
 mod paired;
 mod placement;
 mod plan;
+mod planes;
 mod pool;
 mod product;
 mod program;

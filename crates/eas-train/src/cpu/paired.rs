@@ -117,9 +117,8 @@ impl Method for Paired {
 
     fn scratch(&self) -> usize {
         // Behind the images stand the pixels of couples of windows, and the pixels that these are made of.
-        self.single.windows.scratch()
-            + self.couples.first.len() * self.single.weights.pixel()
-            + self.single.pixels()
+        let couples = self.couples.first.len() * self.single.weights.pixel();
+        self.single.windows.scratch() + (couples + self.single.pixels()).max(self.paired.scratch())
     }
 
     fn pieces(&self) -> Pieces {
@@ -180,7 +179,7 @@ impl Method for Paired {
     ) {
         let windows = &self.single.windows;
         scratch.with(|scratch| {
-            let filled = &mut scratch[..images.count() * windows.image()];
+            let (filled, rest) = scratch.split_at_mut(images.count() * windows.image());
             isa.run(
                 #[inline(always)]
                 || {
@@ -188,7 +187,7 @@ impl Method for Paired {
                     pair_channels(filled, windows.channels);
                 },
             );
-            self.paired.run(isa, (filled, images.count()), packed, out, accumulate);
+            self.paired.run(isa, rest, (filled, images.count()), packed, out, accumulate);
         });
     }
 

@@ -2,14 +2,21 @@
 
 use super::convolution::Sums;
 use super::kernels::{Columns, Factors, Isa, Rows, Run, WIDEST};
+use super::planes::Planes;
 use super::windows::Windows;
 
 /// Numbers of a window that are multiplied before the next output vectors: as many rows of weights
 /// stay in cache while the block's pixels pass by.
 const DEPTH: usize = 256;
 
-/// Pixels of the other side that stay in cache while a weight's gradient is summed.
-const TRANSPOSED_PIXELS: usize = 512;
+/// Numbers of both sides, images and pixels, that stay in the nearest cache while a weight's gradient is summed.
+const NEAR: usize = 6144;
+
+/// Pixels that a weight's gradient is summed over at once, at least and at most: sums are read and written for each.
+const TRANSPOSED_PIXELS: [usize; 2] = [64, 512];
+
+/// Numbers of an image that are near once one of them was read, in a line of the cache.
+const TOGETHER: usize = 16;
 
 /// Windows, and the form of the weights that their numbers are multiplied with. Images stand as the windows have them,
 /// `[image][row][column][channel]` with borders, each number a pair of bf16 where factors are pairs.
@@ -25,6 +32,8 @@ pub(super) struct Product {
     stages: Vec<Stage>,
     /// The form of packed weights, and of the sums of their gradient.
     pub(super) weights: PackedShape,
+    /// In whose stead the windows of few outputs are multiplied.
+    planes: Option<Planes>,
 }
 
 impl Product {
@@ -41,20 +50,30 @@ impl Product {
         let runs = kernel_runs(kernel, groups, &windows);
         let stages = stages(&runs);
         let weights = PackedShape::new(groups, kernel * kernel * read, made, isa);
-        Product { factors, windows, read, runs, stages, weights }
+        let planes = Planes::new(&windows, &runs, &weights, isa);
+        Product { factors, windows, read, runs, stages, weights, planes }
     }
 
     /// Multiplies the windows of `count` images by packed weights: writes all outputs `[window][stride]`, or adds to
-    /// them.
+    /// them. The scratch buffer has at least [`Product::scratch`] numbers.
     pub(super) fn run(
         &self,
         isa: Isa,
+        scratch: &mut [f32],
         (images, count): (&[f32], usize),
         packed: &[f32],
         (out, stride): (&mut [f32], usize),
         accumulate: bool,
     ) {
         let shape = &self.weights;
+        if let Some(planes) = &self.planes {
+            let images = images.chunks_exact(self.windows.image()).take(count);
+            for (image, out) in images.zip(out.chunks_mut(self.windows.count * stride)) {
+                let weights = (self.factors, shape);
+                planes.run(isa, scratch, weights, (image, packed), (out, stride), accumulate);
+            }
+            return;
+        }
         let blocks = packed[..shape.size()].chunks_exact(shape.block_size());
         for stage in &self.stages {
             for (index, packed) in blocks.clone().enumerate() {
@@ -77,6 +96,11 @@ impl Product {
         }
     }
 
+    /// Numbers of the scratch buffer for [`Product::run`].
+    pub(super) fn scratch(&self) -> usize {
+        self.planes.as_ref().map_or(0, Planes::scratch)
+    }
+
     /// Numbers of the pixels that a block's windows are multiplied with.
     pub(super) fn pixels(&self) -> usize {
         self.windows.block * self.windows.count * self.weights.pixel()
@@ -96,8 +120,11 @@ impl Product {
             let Block { group, column, width, vectors } = shape.block(first + index);
             let row = vectors * shape.lanes;
             // Some pixels stay in cache while all rows of the weight pass by.
-            for (part, places) in places.chunks(TRANSPOSED_PIXELS).enumerate() {
-                let pixel = part * TRANSPOSED_PIXELS;
+            let [least, most] = TRANSPOSED_PIXELS;
+            let numbers = width + self.windows.channels.min(TOGETHER);
+            let together = (NEAR / numbers).clamp(least, most);
+            for (part, places) in places.chunks(together).enumerate() {
+                let pixel = part * together;
                 let mut depth = 0;
                 for run in &self.runs {
                     isa.columns(Columns {
@@ -206,9 +233,14 @@ impl PackedShape {
         self.groups * self.made
     }
 
+    /// Places of a row of the widest block.
+    pub(super) fn row(&self) -> usize {
+        self.made.div_ceil(self.lanes).div_ceil(self.blocks) * self.lanes
+    }
+
     /// Places of a block.
     pub(super) fn block_size(&self) -> usize {
-        self.depth * self.made.div_ceil(self.lanes).div_ceil(self.blocks) * self.lanes
+        self.depth * self.row()
     }
 
     /// Places of all weights.
@@ -233,6 +265,71 @@ impl PackedShape {
             column,
             vectors: end - first,
             width: (end * self.lanes).min(self.made) - column,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eas_ir::Rng;
+
+    use super::*;
+    use crate::cpu::correlation::Geometry;
+    use crate::cpu::kernels::pairs::pair;
+
+    #[test]
+    fn outputs_by_planes_are_those_by_rows_to_the_bit() {
+        for isa in Isa::available() {
+            let mut by_planes = 0;
+            for seed in 0..300 {
+                let mut rng = Rng::new(seed);
+                let groups = 1 + rng.below(2);
+                let kernel = 1 + rng.below(5);
+                let geometry = Geometry {
+                    channels: groups * (1 + rng.below(6)),
+                    height: kernel + rng.below(12),
+                    width: kernel + rng.below(30),
+                    filters: groups * (1 + rng.below(9)),
+                    kernel,
+                    stride: 1 + rng.below(3) / 2,
+                    padding: rng.below(kernel),
+                    groups,
+                };
+                let (windows, made) = match rng.below(2) {
+                    0 => (Windows::forward(&geometry, geometry.channels), geometry.made()),
+                    _ => (Windows::backward(&geometry, geometry.filters), geometry.read()),
+                };
+                let factors = [Factors::Single, Factors::Pairs][rng.below(2)];
+                let mut numbers = |count: usize| -> Vec<f32> {
+                    let mut number = || rng.normal() as f32;
+                    let mut number = || match factors {
+                        Factors::Single => number(),
+                        Factors::Pairs => pair(number(), number()),
+                    };
+                    (0..count).map(|_| number()).collect()
+                };
+                let mut product = Product::new(factors, windows, kernel, groups, made, isa);
+                let count = 1 + seed as usize % product.windows.block;
+                let images = numbers(product.windows.scratch());
+                let packed = numbers(product.weights.size());
+                let stride = groups * made + seed as usize % 3;
+                let accumulate = seed % 2 == 0;
+                let before: Vec<f32> = numbers(count * product.windows.count * stride);
+                // What an earlier step left there.
+                let mut scratch = vec![f32::NAN; product.scratch()];
+                let mut run = |product: &Product| {
+                    let mut out = before.clone();
+                    let to = (&mut out[..], stride);
+                    product.run(isa, &mut scratch, (&images, count), &packed, to, accumulate);
+                    out
+                };
+                let found = run(&product);
+                by_planes += usize::from(product.planes.take().is_some());
+                let expected = run(&product);
+                let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "seed {seed}, {isa:?}, {factors:?}: {geometry:?}, {made} outputs");
+            }
+            assert!(by_planes > 20, "{isa:?}: {by_planes} by planes");
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Windows {
     places: Vec<u32>,
     /// Windows of an image.
     pub(super) count: usize,
+    /// Windows that stand side by side.
+    pub(super) columns: usize,
     /// Numbers between the places of windows that stand side by side.
     pub(super) step: usize,
 }
@@ -71,7 +73,7 @@ impl Windows {
             .flat_map(|(image, y)| (0..columns).map(move |x| place(image, y, x)))
             .collect();
         let (count, step) = (rows * columns, stride * channels);
-        Windows { block, channels, border, spread, height, width, places, count, step }
+        Windows { block, channels, border, spread, height, width, places, count, columns, step }
     }
 
     /// Numbers of a scratch image.

@@ -1,10 +1,10 @@
-//! The inner loops: two matrix products with rows at arbitrary places, chosen at run time among
+//! The inner loops: three matrix products with rows at arbitrary places, chosen at run time among
 //! AVX-512, AVX2 and a portable path; one for matrix units ([`matrix`]); what makes pixels of bytes
 //! ([`pixels`]); and vectors for loops elsewhere ([`simd`]). All of the engine's `unsafe` is here.
 //!
 //! In [`Rows`] the rows of A are windows of an image: a row is a place in it and a few runs of
 //! numbers behind the place, so a convolution needs no copy of its windows. [`Columns`] is the
-//! transposed product, which gives the gradient of a weight.
+//! transposed product, which gives the gradient of a weight. In [`Planes`] the lanes are pixels.
 
 #![expect(unsafe_code, reason = "intrinsics, and pointers whose bounds are checked once a panel")]
 
@@ -14,14 +14,20 @@ mod lanes;
 pub(super) mod matrix;
 pub(super) mod pairs;
 pub(super) mod pixels;
+pub(super) mod planes;
 pub(super) mod simd;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
+#[cfg(target_arch = "x86_64")]
+use lanes::{
+    Avx2, Avx2Pairs, Avx512, Avx512Half, Avx512HalfPairs, Avx512HalfSplit, Avx512Pairs, Avx512Split,
+};
 use lanes::{Lanes, Portable, PortablePairs};
 use matrix::Tiles;
 use pixels::Pixels;
+use planes::Planes;
 
 /// Simd that a tile is wide at most.
 pub(super) const WIDEST: usize = 3;
@@ -258,33 +264,15 @@ impl Isa {
         assert!(depth * job.vectors * job.lanes <= job.b.len(), "B has a row a number of A's rows");
         assert!((job.places.len() - 1) * job.c_stride + job.width <= job.c.len(), "C has the rows");
         check_width(job.width, job.vectors, job.lanes);
+        let (factors, lanes) = (job.factors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (job.factors, self.vectors(), job.lanes) {
+            match (self, factors, lanes) {
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, 16) => x86::rows_avx512(&mut job),
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, _) => {
-                    x86::rows_avx512_half(&mut job);
+                (Isa::Avx2, Factors::Single, 8) if job.width == joined::WIDTH => {
+                    x86::rows_joined(&mut job);
                 }
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Single, Isa::Avx2, 8) if job.width == joined::WIDTH => {
-                    x86::rows_avx2_joined(&mut job);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Single, Isa::Avx2, _) => x86::rows_avx2(&mut job),
-                (Factors::Single, _, _) => tiles::rows::<Portable>(&mut job),
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512Bf16, 16) => x86::rows_pairs(&mut job),
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512Bf16, _) => x86::rows_half_pairs(&mut job),
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, 16) => x86::rows_split(&mut job),
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, _) => x86::rows_half_split(&mut job),
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx2, _) => x86::rows_avx2_pairs(&mut job),
-                (Factors::Pairs, _, _) => tiles::rows::<PortablePairs>(&mut job),
+                _ => self.compute(factors, lanes, &mut job),
             }
         }
     }
@@ -302,39 +290,89 @@ impl Isa {
         let rows = job.rows.max(1) - 1;
         assert!(rows * job.c_stride + job.width <= job.c.len(), "C has the rows");
         check_width(job.width, job.vectors, job.lanes);
+        let (factors, lanes) = (job.factors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (job.factors, self.vectors(), job.lanes) {
+            match (self, factors, lanes) {
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, Factors::Single, 8) if job.width == joined::WIDTH => {
+                    x86::columns_joined(&mut job);
+                }
+                _ => self.compute(factors, lanes, &mut job),
+            }
+        }
+    }
+
+    /// Computes a product whose lanes are pixels.
+    ///
+    /// # Panics
+    /// Where the job reaches beyond its slices.
+    pub(super) fn planes(self, mut job: Planes<'_>) {
+        job.check();
+        let (factors, lanes) = (job.factors, job.lanes);
+        // SAFETY: the bounds were checked, and the instruction set was detected.
+        unsafe { self.compute(factors, lanes, &mut job) }
+    }
+
+    /// Computes a job by vectors of so many lanes.
+    ///
+    /// # Safety
+    /// The instruction set was detected, and the job's bounds were checked.
+    unsafe fn compute(self, factors: Factors, lanes: usize, job: &mut impl Job) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (factors, self.vectors(), lanes) {
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, 16) => {
-                    x86::columns_avx512(&mut job)
+                    x86::by_avx512::<Avx512>(job);
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Factors::Single, Isa::Avx512Bf16 | Isa::Avx512, _) => {
-                    x86::columns_avx512_half(&mut job);
+                    x86::by_avx512::<Avx512Half>(job);
                 }
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Single, Isa::Avx2, 8) if job.width == joined::WIDTH => {
-                    x86::columns_avx2_joined(&mut job);
-                }
+                (Factors::Single, Isa::Avx2, _) => x86::by_avx2::<Avx2>(job),
+                (Factors::Single, _, _) => job.compute::<Portable>(),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Single, Isa::Avx2, _) => x86::columns_avx2(&mut job),
-                (Factors::Single, _, _) => tiles::columns::<Portable>(&mut job),
+                (Factors::Pairs, Isa::Avx512Bf16, 16) => x86::by_avx512_bf16::<Avx512Pairs>(job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512Bf16, 16) => x86::columns_pairs(&mut job),
+                (Factors::Pairs, Isa::Avx512Bf16, _) => x86::by_avx512_bf16::<Avx512HalfPairs>(job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512Bf16, _) => x86::columns_half_pairs(&mut job),
+                (Factors::Pairs, Isa::Avx512, 16) => x86::by_avx512::<Avx512Split>(job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, 16) => x86::columns_split(&mut job),
+                (Factors::Pairs, Isa::Avx512, _) => x86::by_avx512::<Avx512HalfSplit>(job),
                 #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx512, _) => x86::columns_half_split(&mut job),
-                #[cfg(target_arch = "x86_64")]
-                (Factors::Pairs, Isa::Avx2, _) => x86::columns_avx2_pairs(&mut job),
-                (Factors::Pairs, _, _) => tiles::columns::<PortablePairs>(&mut job),
+                (Factors::Pairs, Isa::Avx2, _) => x86::by_avx2::<Avx2Pairs>(job),
+                (Factors::Pairs, _, _) => job.compute::<PortablePairs>(),
             }
         }
     }
 }
+
+/// A product, for vectors of any kind.
+trait Job {
+    /// Computes it. It is inlined, and so compiled for its caller's instructions.
+    ///
+    /// # Safety
+    /// The instruction set of `L`, and bounds that were checked.
+    unsafe fn compute<L: Lanes>(&mut self);
+}
+
+macro_rules! job {
+    ($job:ident, $compute:path) => {
+        impl Job for $job<'_> {
+            #[inline(always)]
+            unsafe fn compute<L: Lanes>(&mut self) {
+                // SAFETY: the caller's promise.
+                unsafe { $compute(self) }
+            }
+        }
+    };
+}
+
+job!(Rows, tiles::rows::<L>);
+job!(Columns, tiles::columns::<L>);
+job!(Planes, tiles::planes::<L>);
 
 fn check_width(width: usize, vectors: usize, lanes: usize) {
     assert!((1..=WIDEST).contains(&vectors), "a tile is 1 to {WIDEST} vectors wide");
@@ -343,73 +381,34 @@ fn check_width(width: usize, vectors: usize, lanes: usize) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::lanes::{
-        Avx2, Avx2Pairs, Avx512, Avx512Half, Avx512HalfPairs, Avx512HalfSplit, Avx512Pairs,
-        Avx512Split,
-    };
-    use super::{Columns, Rows, joined, tiles};
+    use super::lanes::{Avx2, Lanes};
+    use super::{Columns, Job, Rows, joined};
 
     macro_rules! compiled_for {
-        ($features:literal, $tiles:ident, $lanes:ty, $rows:ident, $columns:ident) => {
+        ($features:literal, $by:ident) => {
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $rows(job: &mut Rows<'_>) {
+            pub(super) unsafe fn $by<L: Lanes>(job: &mut impl Job) {
                 // SAFETY: the caller's promise.
-                unsafe { $tiles::rows::<$lanes>(job) }
-            }
-
-            #[target_feature(enable = $features)]
-            pub(super) unsafe fn $columns(job: &mut Columns<'_>) {
-                // SAFETY: the caller's promise.
-                unsafe { $tiles::columns::<$lanes>(job) }
+                unsafe { job.compute::<L>() }
             }
         };
     }
 
-    compiled_for!(
-        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
-        tiles,
-        Avx512,
-        rows_avx512,
-        columns_avx512
-    );
-    compiled_for!(
-        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
-        tiles,
-        Avx512Half,
-        rows_avx512_half,
-        columns_avx512_half
-    );
-    compiled_for!("avx2,fma", tiles, Avx2, rows_avx2, columns_avx2);
-    compiled_for!("avx2,fma", joined, Avx2, rows_avx2_joined, columns_avx2_joined);
-    compiled_for!(
-        "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma",
-        tiles,
-        Avx512Pairs,
-        rows_pairs,
-        columns_pairs
-    );
-    compiled_for!(
-        "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma",
-        tiles,
-        Avx512HalfPairs,
-        rows_half_pairs,
-        columns_half_pairs
-    );
-    compiled_for!(
-        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
-        tiles,
-        Avx512Split,
-        rows_split,
-        columns_split
-    );
-    compiled_for!(
-        "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma",
-        tiles,
-        Avx512HalfSplit,
-        rows_half_split,
-        columns_half_split
-    );
-    compiled_for!("avx2,fma", tiles, Avx2Pairs, rows_avx2_pairs, columns_avx2_pairs);
+    compiled_for!("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma", by_avx512);
+    compiled_for!("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma", by_avx512_bf16);
+    compiled_for!("avx2,fma", by_avx2);
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn rows_joined(job: &mut Rows<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe { joined::rows::<Avx2>(job) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn columns_joined(job: &mut Columns<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe { joined::columns::<Avx2>(job) }
+    }
 
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
     pub(super) unsafe fn run_avx512<R>(work: impl FnOnce() -> R) -> R {

@@ -8,6 +8,7 @@ use eas_ir::Rng;
 use super::matrix::{SIDE, Tiles};
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
 use super::pixels::{Pixels, Scales};
+use super::planes::{Planes, transpose};
 use super::simd::{Arithmetic, Simd, Widest};
 use super::{Columns, Factors, Isa, Rows, Run};
 
@@ -129,6 +130,102 @@ fn rows_are_the_products_of_windows() {
             assert_close(&found, &expected, &format!("{isa:?}, {rows}x{width}, {accumulate}"));
         }
     });
+}
+
+#[test]
+fn rows_of_planes_are_products_of_weights_with_pixels() {
+    for (isa, rows) in
+        Isa::available().into_iter().flat_map(|isa| HEIGHTS.iter().map(move |rows| (isa, *rows)))
+    {
+        let (lanes, numbers_of_a_window) = (isa.lanes(usize::MAX), 7);
+        for vectors in [1, 2, 3, 5, 7] {
+            let rng = &mut Rng::new((10 * rows + vectors) as u64);
+            let width = vectors * lanes;
+            let a = numbers(40 + width, rng);
+            let places: Vec<u32> = (0..numbers_of_a_window).map(|_| rng.below(41) as u32).collect();
+            let (b_stride, c_stride) = (rows + 2, width + 3);
+            let b = numbers(numbers_of_a_window * b_stride, rng);
+            for accumulate in [false, true] {
+                let mut found = numbers(rows * c_stride, rng);
+                let mut expected = found.clone();
+                for (row, pixel) in
+                    (0..rows).flat_map(|row| (0..width).map(move |pixel| (row, pixel)))
+                {
+                    let products = places.iter().enumerate();
+                    let sum: f32 = products
+                        .map(|(k, place)| b[k * b_stride + row] * a[*place as usize + pixel])
+                        .sum();
+                    let to = &mut expected[row * c_stride + pixel];
+                    *to = if accumulate { *to + sum } else { sum };
+                }
+                isa.planes(Planes {
+                    factors: Factors::Single,
+                    a: &a,
+                    places: &places,
+                    b: &b,
+                    b_stride,
+                    rows,
+                    lanes,
+                    vectors,
+                    c: &mut found,
+                    c_stride,
+                    accumulate,
+                });
+                assert_close(
+                    &found,
+                    &expected,
+                    &format!("{isa:?}, {rows}x{vectors}, {accumulate}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn planes_beyond_their_factors_are_refused() {
+    let lanes = Isa::Portable.lanes(usize::MAX);
+    let refused = |a: usize, b: usize, c: usize| {
+        let (a, b, mut c) = (vec![0.0; a], vec![0.0; b], vec![0.0; c]);
+        let job = Planes {
+            factors: Factors::Single,
+            a: &a,
+            places: &[3, 1],
+            b: &b,
+            b_stride: 4,
+            rows: 2,
+            lanes,
+            vectors: 2,
+            c: &mut c,
+            c_stride: 20,
+            accumulate: false,
+        };
+        catch_unwind(AssertUnwindSafe(|| Isa::Portable.planes(job))).is_err()
+    };
+    let (a, b, c) = (3 + 2 * lanes, 4 + 2, 20 + 2 * lanes);
+    assert!(!refused(a, b, c));
+    assert!(refused(a - 1, b, c) && refused(a, b - 1, c) && refused(a, b, c - 1));
+}
+
+#[test]
+fn columns_are_made_of_rows_of_any_number() {
+    let most: usize = if cfg!(miri) { 5 } else { 13 };
+    for (rows, columns) in (0..most).flat_map(|rows| (0..most).map(move |columns| (rows, columns)))
+    {
+        let (from_stride, to_stride) = (columns + 2, rows + 1);
+        let from = numbers((rows * from_stride).saturating_sub(2), &mut Rng::new(1));
+        let mut found = vec![9.0; (columns * to_stride).saturating_sub(1)];
+        let mut expected = found.clone();
+        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)))
+        {
+            expected[column * to_stride + row] = from[row * from_stride + column];
+        }
+        transpose([rows, columns], (&from, from_stride), (&mut found, to_stride));
+        assert_eq!(found, expected, "{rows} rows of {columns}");
+    }
+    for (from, to) in [(11, 12), (12, 11)] {
+        let turned = || transpose([3, 4], (&vec![0.0; from], 4), (&mut vec![0.0; to], 3));
+        assert!(catch_unwind(turned).is_err(), "{from} numbers, room for {to}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![expect(clippy::needless_range_loop, reason = "constant indices keep sums in registers")]
 
 use super::lanes::Lanes;
+use super::planes::Planes;
 use super::{Columns, Rows};
 
 /// Rows of a tile.
@@ -160,6 +161,70 @@ unsafe fn columns_tile<L: Lanes, const P: usize, const V: usize>(
             b = b.wrapping_add(job.b_stride);
         }
         store::<L, P, V>(sums, c, job.c_stride, job.width);
+    }
+}
+
+/// # Safety
+/// The instruction set of `L`, and a job whose bounds were checked.
+///
+/// # Panics
+/// Where the bounds were checked for vectors of another width.
+#[inline(always)]
+pub(super) unsafe fn planes<L: Lanes>(job: &mut Planes<'_>) {
+    assert!(job.lanes == L::COUNT, "expected vectors of {} numbers, found {}", L::COUNT, job.lanes);
+    let most = const { if L::REGISTERS < 32 { 2 } else { 3 } };
+    for vector in (0..job.vectors).step_by(most) {
+        // SAFETY: the caller's promise; so many vectors are left.
+        unsafe {
+            match most.min(job.vectors - vector) {
+                1 => planes_of::<L, 1>(job, vector),
+                2 => planes_of::<L, 2>(job, vector),
+                _ => planes_of::<L, 3>(job, vector),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn planes_of<L: Lanes, const V: usize>(job: &mut Planes<'_>, vector: usize) {
+    let tiles = job.rows.div_ceil(tallest::<L>(V));
+    let mut row = 0;
+    for tile in 0..tiles {
+        let end = end_of_tile(tile, tiles, job.rows);
+        // SAFETY: the caller's promise; the tile's rows are rows of the job.
+        unsafe { by_height!(end - row, planes_tile::<L, V>(job, row, vector)) };
+        row = end;
+    }
+}
+
+#[inline(always)]
+unsafe fn planes_tile<L: Lanes, const P: usize, const V: usize>(
+    job: &mut Planes<'_>,
+    row: usize,
+    vector: usize,
+) {
+    // SAFETY: the job's bounds were checked for all its places, rows and columns.
+    unsafe {
+        let pixel = vector * L::COUNT;
+        let c = job.c.as_mut_ptr().add(row * job.c_stride + pixel);
+        let width = V * L::COUNT;
+        let mut sums = load::<L, P, V>(c, job.c_stride, width, job.accumulate);
+        let mut b = job.b.as_ptr().add(row);
+        for place in job.places {
+            let a = job.a.as_ptr().add(*place as usize + pixel);
+            let mut pixels = [L::zero(); V];
+            for v in 0..V {
+                pixels[v] = L::load(a.add(v * L::COUNT));
+            }
+            for p in 0..P {
+                let weight = L::splat(b.add(p));
+                for v in 0..V {
+                    sums[p][v] = L::multiply_add(weight, pixels[v], sums[p][v]);
+                }
+            }
+            b = b.wrapping_add(job.b_stride);
+        }
+        store::<L, P, V>(sums, c, job.c_stride, width);
     }
 }
 
