@@ -2,21 +2,19 @@
 
 use super::convolution::Sums;
 use super::kernels::{Columns, Factors, Isa, Rows, Run, WIDEST};
-use super::planes::Planes;
+use super::memory::LINE;
+use super::planes::PlaneProduct;
 use super::windows::Windows;
 
 /// Numbers of a window that are multiplied before the next output vectors: as many rows of weights
 /// stay in cache while the block's pixels pass by.
 const DEPTH: usize = 256;
 
-/// Numbers of both sides, images and pixels, that stay in the nearest cache while a weight's gradient is summed.
+/// Numbers, 24 of 32 KiB, that stay in the nearest cache while a weight's gradient is summed: of windows and of pixels.
 const NEAR: usize = 6144;
 
-/// Pixels that a weight's gradient is summed over at once, at least and at most: sums are read and written for each.
-const TRANSPOSED_PIXELS: [usize; 2] = [64, 512];
-
-/// Numbers of an image that are near once one of them was read, in a line of the cache.
-const TOGETHER: usize = 16;
+/// Pixels that it is summed over at once, at most.
+const TRANSPOSED_PIXELS: usize = 512;
 
 /// Windows, and the form of the weights that their numbers are multiplied with. Images stand as the windows have them,
 /// `[image][row][column][channel]` with borders, each number a pair of bf16 where factors are pairs.
@@ -32,8 +30,8 @@ pub(super) struct Product {
     stages: Vec<Stage>,
     /// The form of packed weights, and of the sums of their gradient.
     pub(super) weights: PackedShape,
-    /// In whose stead the windows of few outputs are multiplied.
-    planes: Option<Planes>,
+    /// What multiplies in its stead where outputs are few.
+    planes: Option<PlaneProduct>,
 }
 
 impl Product {
@@ -50,7 +48,7 @@ impl Product {
         let runs = kernel_runs(kernel, groups, &windows);
         let stages = stages(&runs);
         let weights = PackedShape::new(groups, kernel * kernel * read, made, isa);
-        let planes = Planes::new(&windows, &runs, &weights, isa);
+        let planes = PlaneProduct::new(&windows, kernel, &runs, made, isa);
         Product { factors, windows, read, runs, stages, weights, planes }
     }
 
@@ -98,7 +96,7 @@ impl Product {
 
     /// Numbers of the scratch buffer for [`Product::run`].
     pub(super) fn scratch(&self) -> usize {
-        self.planes.as_ref().map_or(0, Planes::scratch)
+        self.planes.as_ref().map_or(0, PlaneProduct::scratch)
     }
 
     /// Numbers of the pixels that a block's windows are multiplied with.
@@ -120,9 +118,9 @@ impl Product {
             let Block { group, column, width, vectors } = shape.block(first + index);
             let row = vectors * shape.lanes;
             // Some pixels stay in cache while all rows of the weight pass by.
-            let [least, most] = TRANSPOSED_PIXELS;
-            let numbers = width + self.windows.channels.min(TOGETHER);
-            let together = (NEAR / numbers).clamp(least, most);
+            // Of a window, those that are multiplied at once stand in a line of the cache.
+            let numbers = width + self.windows.channels.min(LINE);
+            let together = TRANSPOSED_PIXELS.min(NEAR / numbers);
             for (part, places) in places.chunks(together).enumerate() {
                 let pixel = part * together;
                 let mut depth = 0;
@@ -312,14 +310,16 @@ mod tests {
                 let count = 1 + seed as usize % product.windows.block;
                 let images = numbers(product.windows.scratch());
                 let packed = numbers(product.weights.size());
-                let stride = groups * made + seed as usize % 3;
-                let accumulate = seed % 2 == 0;
+                // Outputs are some channels of a buffer that has more.
+                let offset = seed as usize % 3;
+                let stride = offset + groups * made + seed as usize % 2;
+                let accumulate = seed % 4 < 2;
                 let before: Vec<f32> = numbers(count * product.windows.count * stride);
                 // What an earlier step left there.
                 let mut scratch = vec![f32::NAN; product.scratch()];
                 let mut run = |product: &Product| {
                     let mut out = before.clone();
-                    let to = (&mut out[..], stride);
+                    let to = (&mut out[offset..], stride);
                     product.run(isa, &mut scratch, (&images, count), &packed, to, accumulate);
                     out
                 };

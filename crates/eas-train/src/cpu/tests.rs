@@ -280,7 +280,31 @@ fn it_computes_what_the_oracle_does() {
         let (random, wide) = if place == 0 { (150, 20) } else { (40, 5) };
         (0..random).for_each(|seed| check_against_oracle(isa, random_network, seed));
         (0..wide).for_each(|seed| check_against_oracle(isa, wide_network, seed));
+        (0..wide).for_each(|seed| check_against_oracle(isa, few_filters_network, seed));
     }
+}
+
+/// Convolutions of few filters in images so wide that their outputs and the gradients of their inputs go by planes; to
+/// one of these another is added.
+fn few_filters_network(rng: &mut Rng) -> Network {
+    let mut network = Network::new();
+    let (height, width) = (6 + rng.below(8), 12 + rng.below(12));
+    let input =
+        network.push(Op::Input { shape: Shape::Image { channels: 3, height, width } }, &[], None);
+    let filters = 1 + rng.below(8);
+    let mut conv = |from: NodeId, groups: usize| {
+        let bias = rng.below(2) == 0;
+        let op = Op::Conv { filters, kernel: 3, stride: 1, padding: 1, groups, bias };
+        network.push(op, &[from], None)
+    };
+    let first = conv(input, 1);
+    let second = conv(first, 1);
+    let third = conv(second, filters);
+    let sum = network.push(Op::Add, &[first, third], None);
+    let normalised = network.push(Op::batch_norm(), &[sum], None);
+    let last = network.push(Op::GlobalPool, &[normalised], None);
+    network.push(Op::Linear { units: CLASSES, bias: true }, &[last], None);
+    network
 }
 
 /// Convolutions of images so large, in batches so large, that the gradients of their weights are summed
@@ -329,6 +353,7 @@ fn results_are_bit_identical_on_any_number_of_threads() {
         let kind: (fn(&mut Rng) -> Network, usize) = match seed {
             40.. => (parted_network, 32),
             _ if seed % 4 == 0 => (wide_network, BATCH),
+            _ if seed % 4 == 1 => (few_filters_network, BATCH),
             _ => (random_network, BATCH),
         };
         for precision in [Precision::F32, Precision::Bf16] {

@@ -264,15 +264,14 @@ impl Isa {
         assert!(depth * job.vectors * job.lanes <= job.b.len(), "B has a row a number of A's rows");
         assert!((job.places.len() - 1) * job.c_stride + job.width <= job.c.len(), "C has the rows");
         check_width(job.width, job.vectors, job.lanes);
-        let (factors, lanes) = (job.factors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (self, factors, lanes) {
+            match (self, job.factors, job.lanes) {
                 #[cfg(target_arch = "x86_64")]
                 (Isa::Avx2, Factors::Single, 8) if job.width == joined::WIDTH => {
                     x86::rows_joined(&mut job);
                 }
-                _ => self.compute(factors, lanes, &mut job),
+                _ => self.dispatch(&mut job),
             }
         }
     }
@@ -290,15 +289,14 @@ impl Isa {
         let rows = job.rows.max(1) - 1;
         assert!(rows * job.c_stride + job.width <= job.c.len(), "C has the rows");
         check_width(job.width, job.vectors, job.lanes);
-        let (factors, lanes) = (job.factors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe {
-            match (self, factors, lanes) {
+            match (self, job.factors, job.lanes) {
                 #[cfg(target_arch = "x86_64")]
                 (Isa::Avx2, Factors::Single, 8) if job.width == joined::WIDTH => {
                     x86::columns_joined(&mut job);
                 }
-                _ => self.compute(factors, lanes, &mut job),
+                _ => self.dispatch(&mut job),
             }
         }
     }
@@ -309,16 +307,16 @@ impl Isa {
     /// Where the job reaches beyond its slices.
     pub(super) fn planes(self, mut job: Planes<'_>) {
         job.check();
-        let (factors, lanes) = (job.factors, job.lanes);
         // SAFETY: the bounds were checked, and the instruction set was detected.
-        unsafe { self.compute(factors, lanes, &mut job) }
+        unsafe { self.dispatch(&mut job) }
     }
 
-    /// Computes a job by vectors of so many lanes.
+    /// Computes a job by the vectors that it is cut for.
     ///
     /// # Safety
     /// The instruction set was detected, and the job's bounds were checked.
-    unsafe fn compute(self, factors: Factors, lanes: usize, job: &mut impl Job) {
+    unsafe fn dispatch(self, job: &mut impl Job) {
+        let (factors, lanes) = job.kind();
         // SAFETY: the caller's promise.
         unsafe {
             match (factors, self.vectors(), lanes) {
@@ -351,6 +349,9 @@ impl Isa {
 
 /// A product, for vectors of any kind.
 trait Job {
+    /// What its factors are, and the lanes of the vectors that it is cut for.
+    fn kind(&self) -> (Factors, usize);
+
     /// Computes it. It is inlined, and so compiled for its caller's instructions.
     ///
     /// # Safety
@@ -361,6 +362,10 @@ trait Job {
 macro_rules! job {
     ($job:ident, $compute:path) => {
         impl Job for $job<'_> {
+            fn kind(&self) -> (Factors, usize) {
+                (self.factors, self.lanes)
+            }
+
             #[inline(always)]
             unsafe fn compute<L: Lanes>(&mut self) {
                 // SAFETY: the caller's promise.

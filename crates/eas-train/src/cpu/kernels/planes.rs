@@ -3,9 +3,9 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m128, _mm_castpd_ps, _mm_castps_pd, _mm_load_sd, _mm_load_ss, _mm_loadu_ps, _mm_movehl_ps,
-    _mm_movelh_ps, _mm_setzero_ps, _mm_store_sd, _mm_store_ss, _mm_storeu_ps, _mm_unpackhi_ps,
-    _mm_unpacklo_ps,
+    __m128, _mm_castps_si128, _mm_castsi128_ps, _mm_load_ss, _mm_loadl_epi64, _mm_loadu_ps,
+    _mm_movehl_ps, _mm_movelh_ps, _mm_setzero_ps, _mm_store_ss, _mm_storel_epi64, _mm_storeu_ps,
+    _mm_unpackhi_ps, _mm_unpacklo_ps,
 };
 
 use super::Factors;
@@ -39,7 +39,7 @@ impl Planes<'_> {
         let last = self.places.len().max(1) - 1;
         assert!(
             last * self.b_stride + self.rows <= self.b.len(),
-            "B has a row a number of windows"
+            "B has a row for each number of a window"
         );
         let last = self.rows.max(1) - 1;
         assert!(last * self.c_stride + width <= self.c.len(), "C has the rows");
@@ -142,12 +142,15 @@ unsafe fn turn<const ROWS: usize, const COLUMNS: usize>(
 }
 
 /// Reads the first numbers of four.
+///
+/// # Safety
+/// So many can be read.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn load<const COUNT: usize>(from: *const f32) -> __m128 {
-    // SAFETY: the caller promises so many numbers; two are read as one of 64 bits.
+    // SAFETY: the caller promises so many numbers; two are read as one of 64 bits, from any place.
     unsafe {
-        let two = || _mm_castpd_ps(_mm_load_sd(from.cast()));
+        let two = || _mm_castsi128_ps(_mm_loadl_epi64(from.cast()));
         match COUNT {
             1 => _mm_load_ss(from),
             2 => two(),
@@ -158,12 +161,15 @@ unsafe fn load<const COUNT: usize>(from: *const f32) -> __m128 {
 }
 
 /// Writes the first numbers of four.
+///
+/// # Safety
+/// So many can be written.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn store<const COUNT: usize>(to: *mut f32, numbers: __m128) {
-    // SAFETY: the caller promises so many places; two are written as one of 64 bits.
+    // SAFETY: the caller promises so many places; two are written as one of 64 bits, to any place.
     unsafe {
-        let two = || _mm_store_sd(to.cast(), _mm_castps_pd(numbers));
+        let two = || _mm_storel_epi64(to.cast(), _mm_castps_si128(numbers));
         match COUNT {
             1 => _mm_store_ss(to, numbers),
             2 => two(),

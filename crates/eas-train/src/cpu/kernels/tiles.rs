@@ -172,6 +172,7 @@ unsafe fn columns_tile<L: Lanes, const P: usize, const V: usize>(
 #[inline(always)]
 pub(super) unsafe fn planes<L: Lanes>(job: &mut Planes<'_>) {
     assert!(job.lanes == L::COUNT, "expected vectors of {} numbers, found {}", L::COUNT, job.lanes);
+    // Three vectors of pixels need fewer loads, but would leave half of the registers sums of too few rows.
     let most = const { if L::REGISTERS < 32 { 2 } else { 3 } };
     for vector in (0..job.vectors).step_by(most) {
         // SAFETY: the caller's promise; so many vectors are left.
