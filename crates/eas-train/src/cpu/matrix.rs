@@ -12,6 +12,7 @@ use super::correlation::Geometry;
 use super::kernels::Isa;
 use super::kernels::matrix::{MOST_COLUMNS, SIDE, SLACK, Tiles};
 use super::kernels::pairs::{pair, pair_channels};
+use super::kernels::transpose::transpose;
 use super::memory::Scratch;
 use super::values::Reader;
 use super::windows::within_border;
@@ -359,11 +360,8 @@ impl Matrix {
                             square[lane] = pair(one[lane], other[lane]);
                         }
                     }
-                    transpose(&mut square);
-                    for (index, row) in square.iter().enumerate() {
-                        let place = (filter + index) * between + y * row_pairs + first;
-                        to[place..][..SIDE].copy_from_slice(row);
-                    }
+                    let to = &mut to[filter * between + y * row_pairs + first..];
+                    transpose([SIDE; 2], (square.as_flattened(), SIDE), (to, between));
                 }
             }
         }
@@ -550,46 +548,17 @@ impl Method for Matrix {
     }
 }
 
-/// Swaps rows and columns, by four times shuffling the first half of the rows with the second, number by number.
-#[inline(always)]
-fn transpose(square: &mut [[f32; SIDE]; SIDE]) {
-    const HALF: usize = SIDE / 2;
-    for _ in 0..SIDE.ilog2() {
-        let from = *square;
-        for row in 0..HALF {
-            let (one, other) = (from[row], from[row + HALF]);
-            for lane in 0..HALF {
-                square[2 * row][2 * lane] = one[lane];
-                square[2 * row][2 * lane + 1] = other[lane];
-                square[2 * row + 1][2 * lane] = one[lane + HALF];
-                square[2 * row + 1][2 * lane + 1] = other[lane + HALF];
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use eas_ir::Rng;
 
-    use super::{Matrix, SIDE, transpose};
+    use super::Matrix;
     use crate::cpu::convolution::{Method, Sums};
     use crate::cpu::correlation::{Correlation, Geometry};
     use crate::cpu::kernels::Isa;
     use crate::cpu::kernels::pairs::{pair, parts};
     use crate::cpu::memory::Scratch;
     use crate::cpu::values::{Source, View};
-
-    #[test]
-    fn rows_and_columns_are_swapped() {
-        let number = |row: usize, column: usize| (row * SIDE + column) as f32;
-        let mut square = std::array::from_fn(|row| std::array::from_fn(|at| number(row, at)));
-        transpose(&mut square);
-        for (row, numbers) in square.iter().enumerate() {
-            let expected: [f32; SIDE] = std::array::from_fn(|column| number(column, row));
-            assert_eq!(*numbers, expected, "row {row}");
-        }
-    }
 
     /// Numbers that are bf16 already, so that products by matrix units are exact.
     fn numbers(count: usize, rng: &mut Rng) -> Vec<f32> {

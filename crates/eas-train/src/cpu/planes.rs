@@ -5,7 +5,8 @@
 //! are counted through the rows of planes, and those at the end of a row, which would reach into the next, belong to no
 //! output: they are computed and left out. Sums are those of [`super::product::Product`], to the bit.
 
-use super::kernels::planes::{Planes, transpose};
+use super::kernels::planes::Planes;
+use super::kernels::transpose::transpose;
 use super::kernels::{Factors, Isa, Run};
 use super::memory::LINE;
 use super::product::PackedShape;

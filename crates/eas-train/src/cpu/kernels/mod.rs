@@ -1,6 +1,7 @@
 //! The inner loops: three matrix products with rows at arbitrary places, chosen at run time among
 //! AVX-512, AVX2 and a portable path; one for matrix units ([`matrix`]); what makes pixels of bytes
-//! ([`pixels`]); and vectors for loops elsewhere ([`simd`]). All of the engine's `unsafe` is here.
+//! ([`pixels`]) and columns of rows ([`transpose`]); and vectors for loops elsewhere ([`simd`]). All of the engine's
+//! `unsafe` is here.
 //!
 //! In [`Rows`] the rows of A are windows of an image: a row is a place in it and a few runs of
 //! numbers behind the place, so a convolution needs no copy of its windows. [`Columns`] is the
@@ -19,6 +20,7 @@ pub(super) mod simd;
 #[cfg(test)]
 mod tests;
 mod tiles;
+pub(super) mod transpose;
 
 #[cfg(target_arch = "x86_64")]
 use lanes::{
@@ -29,7 +31,7 @@ use matrix::Tiles;
 use pixels::Pixels;
 use planes::Planes;
 
-/// Simd that a tile is wide at most.
+/// Vectors that a tile is wide at most.
 pub(super) const WIDEST: usize = 3;
 
 /// Which instructions the kernels use.
@@ -77,7 +79,7 @@ pub(super) struct Rows<'a> {
     /// `[numbers of a row of A][vectors · lanes]`, zero beyond `width`.
     pub(super) b: &'a [f32],
     pub(super) lanes: usize,
-    /// Simd of a row of B, 1 to [`WIDEST`].
+    /// Vectors of a row of B, 1 to [`WIDEST`].
     pub(super) vectors: usize,
     /// Row r of C starts at `r · c_stride`.
     pub(super) c: &'a mut [f32],
@@ -100,7 +102,7 @@ pub(super) struct Columns<'a> {
     pub(super) b: &'a [f32],
     pub(super) b_stride: usize,
     pub(super) lanes: usize,
-    /// Simd of a row of B, 1 to [`WIDEST`].
+    /// Vectors of a row of B, 1 to [`WIDEST`].
     pub(super) vectors: usize,
     pub(super) c: &'a mut [f32],
     pub(super) c_stride: usize,
@@ -264,16 +266,14 @@ impl Isa {
         assert!(depth * job.vectors * job.lanes <= job.b.len(), "B has a row a number of A's rows");
         assert!((job.places.len() - 1) * job.c_stride + job.width <= job.c.len(), "C has the rows");
         check_width(job.width, job.vectors, job.lanes);
-        // SAFETY: the bounds were checked, and the instruction set was detected.
-        unsafe {
-            match (self, job.factors, job.lanes) {
-                #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, Factors::Single, 8) if job.width == joined::WIDTH => {
-                    x86::rows_joined(&mut job);
-                }
-                _ => self.dispatch(&mut job),
-            }
+        #[cfg(target_arch = "x86_64")]
+        if self.joins(job.kind(), job.width) {
+            // SAFETY: the bounds were checked, and the instruction set was detected.
+            unsafe { x86::rows_joined(&mut job) };
+            return;
         }
+        // SAFETY: the bounds were checked, and the instruction set was detected.
+        unsafe { self.dispatch(&mut job) }
     }
 
     /// Computes a transposed product.
@@ -289,16 +289,14 @@ impl Isa {
         let rows = job.rows.max(1) - 1;
         assert!(rows * job.c_stride + job.width <= job.c.len(), "C has the rows");
         check_width(job.width, job.vectors, job.lanes);
-        // SAFETY: the bounds were checked, and the instruction set was detected.
-        unsafe {
-            match (self, job.factors, job.lanes) {
-                #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, Factors::Single, 8) if job.width == joined::WIDTH => {
-                    x86::columns_joined(&mut job);
-                }
-                _ => self.dispatch(&mut job),
-            }
+        #[cfg(target_arch = "x86_64")]
+        if self.joins(job.kind(), job.width) {
+            // SAFETY: the bounds were checked, and the instruction set was detected.
+            unsafe { x86::columns_joined(&mut job) };
+            return;
         }
+        // SAFETY: the bounds were checked, and the instruction set was detected.
+        unsafe { self.dispatch(&mut job) }
     }
 
     /// Computes a product whose lanes are pixels.
@@ -309,6 +307,12 @@ impl Isa {
         job.check();
         // SAFETY: the bounds were checked, and the instruction set was detected.
         unsafe { self.dispatch(&mut job) }
+    }
+
+    /// Whether two rows of such a product share a vector.
+    #[cfg(target_arch = "x86_64")]
+    fn joins(self, kind: (Factors, usize), width: usize) -> bool {
+        self == Isa::Avx2 && kind == (Factors::Single, 8) && width == joined::WIDTH
     }
 
     /// Computes a job by the vectors that it is cut for.

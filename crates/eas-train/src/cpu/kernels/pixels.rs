@@ -97,7 +97,7 @@ const fn order(reversed: bool) -> [[i8; 16]; 4] {
 /// Needs AVX2, at least [`GROUP`] bytes in each plane, as many in all, and room for three values of each.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-#[inline] // The orders and scales are then read once for all rows of an image.
+#[inline] // It is called for each row of an image.
 pub(super) unsafe fn by_groups(job: Pixels<'_>) {
     const ORDERS: [[[i8; 16]; 4]; 2] = [order(false), order(true)];
     let count = job.planes[0].len();

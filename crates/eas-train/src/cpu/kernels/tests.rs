@@ -8,8 +8,9 @@ use eas_ir::Rng;
 use super::matrix::{SIDE, Tiles};
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
 use super::pixels::{Pixels, Scales};
-use super::planes::{Planes, transpose};
+use super::planes::Planes;
 use super::simd::{Arithmetic, Simd, Widest};
+use super::transpose::transpose;
 use super::{Columns, Factors, Isa, Rows, Run};
 
 fn numbers(count: usize, rng: &mut Rng) -> Vec<f32> {
@@ -208,7 +209,7 @@ fn planes_beyond_their_factors_are_refused() {
 
 #[test]
 fn columns_are_made_of_rows_of_any_number() {
-    let most: usize = if cfg!(miri) { 5 } else { 13 };
+    let most: usize = if cfg!(miri) { 5 } else { 17 };
     for (rows, columns) in (0..most).flat_map(|rows| (0..most).map(move |columns| (rows, columns)))
     {
         let (from_stride, to_stride) = (columns + 2, rows + 1);
