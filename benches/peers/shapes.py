@@ -1,9 +1,10 @@
 """Times single convolutions in EAS and in PyTorch in turn, and prints milliseconds, GFLOP/s and ratios: medians of
-the pairs. Forward is the convolution, backward the gradients of its input and of its weight, in f32. PyTorch counts
-by the better of NCHW and channels_last, each direction by itself.
+the pairs. Forward is the convolution, backward the gradients of its input and of its weight, in f32 or, with values and
+slopes of bf16 for PyTorch, in bf16. PyTorch counts by the better of NCHW and channels_last, each direction by itself.
 
     cargo build --release -p eas-train --example shapes
     python shapes.py [--shapes 4x4x32x3,...] [--batch 64] [--threads 1,2] [--pairs 5] [--seconds 1]
+                     [--precision f32|bf16]
 
 A shape is CHANNELSxFILTERSxSIDExKERNEL.
 """
@@ -30,6 +31,7 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="for a shape, in each of both")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     args = parser.parse_args()
     print(f"{'shape':>13} threads direction   eas ms  torch ms  eas GFLOP/s  torch GFLOP/s  ratio")
     for threads in map(int, args.threads.split(",")):
@@ -57,21 +59,23 @@ def compare(args, shape, threads):
 
 
 def eas(args, shape, threads):
-    command = [str(args.example), str(args.batch), str(threads), str(args.seconds), shape]
+    command = [args.example, args.batch, threads, args.seconds, args.precision, shape]
+    command = [str(word) for word in command]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def peer(args, shape):
     layouts = [torch.contiguous_format, torch.channels_last]
-    found = [torch_times(shape, args.batch, args.seconds / 2, layout) for layout in layouts]
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.precision]
+    found = [torch_times(shape, args.batch, args.seconds / 2, dtype, layout) for layout in layouts]
     return {direction: min(times[direction] for times in found) for direction in DIRECTIONS}
 
 
 @torch.no_grad()
-def torch_times(shape, batch, seconds, layout):
+def torch_times(shape, batch, seconds, dtype, layout):
     channels, filters, side, kernel = map(int, shape.split("x"))
     padding = kernel // 2
-    make = lambda *size: torch.randn(size).contiguous(memory_format=layout)
+    make = lambda *size: torch.randn(size, dtype=dtype).contiguous(memory_format=layout)
     images, weight = make(batch, channels, side, side), make(filters, channels, kernel, kernel)
     slopes = make(batch, filters, side, side)
 

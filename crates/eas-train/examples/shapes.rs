@@ -1,6 +1,6 @@
 //! Milliseconds of single convolutions, forward and backward, by the engine's own clock: a line of JSON each.
 //! `benches/peers/shapes.py` runs it:
-//! `cargo run --release -p eas-train --example shapes -- BATCH THREADS SECONDS CHANNELSxFILTERSxSIDExKERNEL...`.
+//! `cargo run --release -p eas-train --example shapes -- BATCH THREADS SECONDS f32|bf16 CHANNELSxFILTERSxSIDExKERNEL...`.
 
 use std::time::Instant;
 
@@ -13,8 +13,13 @@ const CLASSES: usize = 10;
 #[expect(clippy::print_stdout, reason = "an example says what it found")]
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [batch, threads, seconds, shapes @ ..] = arguments.as_slice() else {
-        bail!("expected BATCH THREADS SECONDS CHANNELSxFILTERSxSIDExKERNEL...")
+    let [batch, threads, seconds, precision, shapes @ ..] = arguments.as_slice() else {
+        bail!("expected BATCH THREADS SECONDS f32|bf16 CHANNELSxFILTERSxSIDExKERNEL...")
+    };
+    let precision = match precision.as_str() {
+        "f32" => Precision::F32,
+        "bf16" => Precision::Bf16,
+        other => bail!("expected f32 or bf16, found {other}"),
     };
     let (batch, threads, seconds) = (batch.parse()?, threads.parse()?, seconds.parse()?);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
@@ -24,7 +29,8 @@ fn main() -> anyhow::Result<()> {
             bail!("{shape}: expected CHANNELSxFILTERSxSIDExKERNEL")
         };
         let (network, node) = network(*channels, *filters, *side, *kernel);
-        let [forward, backward] = pool.install(|| measure(network, node, batch, seconds))?;
+        let [forward, backward] =
+            pool.install(|| measure(network, node, batch, seconds, precision))?;
         println!(
             "{}",
             serde_json::json!({ "shape": shape, "forward": forward, "backward": backward })
@@ -48,7 +54,13 @@ fn network(channels: usize, filters: usize, side: usize, kernel: usize) -> (Netw
 
 /// The medians of a node's times over steps of about so many seconds, in milliseconds: forward, and both
 /// gradients.
-fn measure(network: Network, node: NodeId, batch: usize, seconds: f64) -> anyhow::Result<[f64; 2]> {
+fn measure(
+    network: Network,
+    node: NodeId,
+    batch: usize,
+    seconds: f64,
+    precision: Precision,
+) -> anyhow::Result<[f64; 2]> {
     let mut rng = Rng::new(1);
     let model = Model::initialise(network, &rng)?;
     let Shape::Image { channels, height, width } = model.input_shape() else {
@@ -59,8 +71,7 @@ fn measure(network: Network, node: NodeId, batch: usize, seconds: f64) -> anyhow
     let labels = (0..batch).map(|_| rng.below(CLASSES)).collect();
     let batch = Batch::new(images, labels);
     let update = Nesterov { learning_rate: 1e-3, momentum: 0.9, ..Nesterov::default() };
-    let options =
-        StepOptions { update, label_smoothing: 0.0, precision: Precision::F32, dropout: None };
+    let options = StepOptions { update, label_smoothing: 0.0, precision, dropout: None };
     let mut program = Cpu.compile(model.network())?;
     let mut parameters = FlatParameters::new(&model, None)?;
     let mut step = || -> anyhow::Result<[f64; 2]> {

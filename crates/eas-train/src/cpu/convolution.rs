@@ -13,7 +13,7 @@ use super::paired::Paired;
 use super::plan::Input;
 use super::values::{Reader, Source, View};
 use super::weights::Parameter;
-use super::winograd::{by_tiles, is_faster_in_pairs};
+use super::winograd::by_tiles;
 use crate::recipe::Precision;
 
 /// Parts that the gradient of a weight is summed in, at most: as many threads can work on it.
@@ -145,10 +145,10 @@ impl Convolution {
             _ if isa.has_matrix_units() => {
                 Matrix::both(&geometry).map(|both| Methods::new(both, false))
             }
-            // Tiles themselves would lose too much by bf16.
-            Some(_) if !is_faster_in_pairs(&geometry) => None,
+            // Tiles are faster in f32, and would lose too much by bf16.
+            Some(_) => None,
             // Whatever its vectors, a processor computes what those with AVX-512 do.
-            _ => Paired::both(&geometry, isa)
+            None => Paired::both(&geometry, isa)
                 .map(|both| Methods::new(both, geometry.is_narrow(AVX512_LANES))),
         };
         let single = match tiles {

@@ -1,10 +1,11 @@
 //! Convolutions with a quarter to a third of the multiplications (Winograd 1980; Lavin and Gray 2016).
 //!
 //! A tile of `TILE` × `TILE` outputs of a `KERNEL` × `KERNEL` convolution is a product of polynomials
-//! in both directions, of which one with [`POINTS`] coefficients is known by its values at as many
-//! points: 0, ±1, ±2 and infinity. In the values there is one product for each pair of points, of all
-//! tiles' channels and the weights. All three passes are made of five one-dimensional maps:
-//! [`evaluate`], its transpose [`gather`], both [`scaled`] for kernels, and [`interpolate`].
+//! in both directions, of which one with `POINTS` coefficients is known by its values at as many
+//! points: 0, ±1, ±2, with 5x5 kernels ±1/2, and infinity. In the values there is one product for each
+//! pair of points, of all tiles' channels and the weights. All three passes are made of five
+//! one-dimensional maps: [`evaluate`], its transpose [`gather`], both [`scaled`] for kernels, and
+//! [`interpolate`].
 
 #![expect(clippy::needless_range_loop, reason = "constant indices keep values in registers")]
 
@@ -19,11 +20,11 @@ use super::product::{PackedShape, Stage, stages};
 use super::values::Reader;
 use super::windows::Windows;
 
-/// Values that a polynomial is known by; also the side of an input tile.
-const POINTS: usize = 6;
+/// Points that a polynomial is known by come as 0, pairs of these numbers and their negatives, and infinity.
+const DISTANCES: [f32; 3] = [1.0, 2.0, 0.5];
 
-/// Products, one for each pair of points.
-const PAIRS: usize = POINTS * POINTS;
+/// The most points.
+const MOST_POINTS: usize = 2 * DISTANCES.len() + 2;
 
 /// Tiles that are multiplied at once: enough that weights are read from cache many times.
 const TILES: usize = 64;
@@ -41,19 +42,13 @@ const TOGETHER: usize = 8;
 /// Taps of the largest kernel.
 const MOST_TAPS: usize = 25;
 
-/// Channels and filters that make it worth the while: so many at least, a multiple of so many, which is a multiple
-/// of any vector's lanes too.
-const FEWEST: usize = 32;
+/// Channels and filters of which both are a multiple are worth the while: a multiple of any vector's lanes too.
 const MULTIPLE: usize = 16;
 
-/// Multiply-adds that take as long as making one value of a tile, or using one: 17 to 62 in 3x3 and 5x5 convolutions
-/// of 32 to 192 filters, and more in wider ones, where it decides nothing (docs/performance.md). With 43 or more,
-/// bf16 takes all convolutions of the network by which its accuracy was measured, 64 channels to 128 filters at most.
-const TRANSFORM: usize = 45;
-
-/// A convolution of stride 1, or the gradient of its input, by vectors of lanes `L`.
+/// A convolution of stride 1, or the gradient of its input, by vectors of lanes `L`. A tile of the input has
+/// `POINTS` × `POINTS` pixels.
 #[derive(Debug)]
-pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, L> {
+struct Winograd<const KERNEL: usize, const TILE: usize, const POINTS: usize, L> {
     simd: Simd<L>,
     is_backward: bool,
     windows: Windows,
@@ -68,13 +63,13 @@ pub(super) struct Winograd<const KERNEL: usize, const TILE: usize, L> {
     weights: PackedShape,
 }
 
-/// Both directions of a convolution, if it can be computed by tiles and is faster so.
+/// Both directions of a convolution, if it can be computed by tiles and is faster so, in f32. It is faster than bf16
+/// by other instructions than those of matrix units too.
 pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>; 2]> {
-    let wide = |channels: usize| channels.is_multiple_of(MULTIPLE) && channels >= FEWEST;
     let Geometry { channels, filters, stride: 1, groups: 1, .. } = *geometry else {
         return None;
     };
-    if !wide(channels) || !wide(filters) {
+    if !channels.is_multiple_of(MULTIPLE) || !filters.is_multiple_of(MULTIPLE) {
         return None;
     }
     match isa.widest() {
@@ -91,25 +86,25 @@ fn of_kernel<L: Arithmetic>(
     isa: Isa,
     simd: Simd<L>,
 ) -> Option<[Box<dyn Method>; 2]> {
-    match geometry.kernel {
-        3 => Some(Winograd::<3, 4, L>::both(geometry, isa, simd)),
-        5 => Some(Winograd::<5, 2, L>::both(geometry, isa, simd)),
+    let Geometry { height, width, kernel, .. } = *geometry;
+    let sides = [height, width, geometry.out_height(), geometry.out_width()];
+    match kernel {
+        3 => Some(Winograd::<3, 4, 6, L>::both(geometry, isa, simd)),
+        // Of a larger tile most outputs would lie beyond the image.
+        5 if sides.into_iter().all(|side| side <= 2) => {
+            Some(Winograd::<5, 2, 6, L>::both(geometry, isa, simd))
+        }
+        5 => Some(Winograd::<5, 4, 8, L>::both(geometry, isa, simd)),
         _ => None,
     }
 }
 
-/// Whether a convolution that tiles could compute in f32 takes less time multiplied directly in bf16,
-/// two products at once. A tile takes [`PAIRS`] products of each channel and filter, and is transformed
-/// once a channel and once a filter. It is decided for processors that have bf16, and holds of all without matrix
-/// units, so that these compute the same.
-pub(super) fn is_faster_in_pairs(geometry: &Geometry) -> bool {
-    let Geometry { channels, filters, kernel, .. } = *geometry;
-    let outputs = (POINTS + 1 - kernel).pow(2);
-    let by_tiles = PAIRS * (channels * filters + TRANSFORM * (channels + filters));
-    kernel.pow(2) * channels * filters * outputs < 2 * by_tiles
-}
+impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
+    Winograd<KERNEL, TILE, POINTS, L>
+{
+    /// Products, one for each pair of points.
+    const PAIRS: usize = POINTS * POINTS;
 
-impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Winograd<KERNEL, TILE, L> {
     fn both(geometry: &Geometry, isa: Isa, simd: Simd<L>) -> [Box<dyn Method>; 2] {
         let Geometry { channels, height, width, filters, padding, .. } = *geometry;
         let out = [geometry.out_height(), geometry.out_width()];
@@ -146,8 +141,8 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Winograd<KERNEL, TIL
     /// Splits a thread's scratch buffer: images, values of tiles, values of products.
     fn split<'a>(&self, scratch: &'a mut [f32]) -> [&'a mut [f32]; 3] {
         let (images, rest) = scratch.split_at_mut(self.windows.scratch());
-        let (values, rest) = rest.split_at_mut(PAIRS * self.pair(self.windows.channels));
-        [images, values, &mut rest[..PAIRS * self.pair(self.made)]]
+        let (values, rest) = rest.split_at_mut(Self::PAIRS * self.pair(self.windows.channels));
+        [images, values, &mut rest[..Self::PAIRS * self.pair(self.made)]]
     }
 
     /// Numbers from a pair's values to the next one's: those of a tile's pairs, which are written
@@ -321,17 +316,20 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Winograd<KERNEL, TIL
     }
 }
 
-impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<KERNEL, TILE, L> {
+impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic> Method
+    for Winograd<KERNEL, TILE, POINTS, L>
+{
     fn block(&self) -> usize {
         self.windows.block
     }
 
     fn scratch(&self) -> usize {
-        self.windows.scratch() + PAIRS * (self.pair(self.windows.channels) + self.pair(self.made))
+        self.windows.scratch()
+            + Self::PAIRS * (self.pair(self.windows.channels) + self.pair(self.made))
     }
 
     fn pieces(&self) -> Pieces {
-        Pieces { count: 1, size: self.weights.count() * PAIRS * self.weight_pair() }
+        Pieces { count: 1, size: self.weights.count() * Self::PAIRS * self.weight_pair() }
     }
 
     fn part_pixels(&self) -> usize {
@@ -341,7 +339,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
     fn pack(&self, _isa: Isa, weight: &[f32], packed: &mut [f32]) {
         let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
         let lanes = Simd::<L>::LANES;
-        packed.par_chunks_exact_mut(PAIRS * pair).enumerate().for_each(|(index, packed)| {
+        packed.par_chunks_exact_mut(Self::PAIRS * pair).enumerate().for_each(|(index, packed)| {
             let block = shape.block(index);
             let row = block.vectors * shape.lanes;
             self.simd.run(
@@ -402,14 +400,15 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
                 );
                 let count = places.len();
                 let rows: [u32; TILES] = std::array::from_fn(|tile| (tile * depth) as u32);
-                for pair in 0..PAIRS {
+                for pair in 0..Self::PAIRS {
                     let values = &values[pair * self.pair(depth)..];
                     let products = &mut products[pair * self.pair(self.made)..];
                     for stage in &self.stages {
                         for index in 0..shape.count() {
                             let block = shape.block(index);
                             let row = block.vectors * shape.lanes;
-                            let packed = &packed[(index * PAIRS + pair) * self.weight_pair()..];
+                            let packed =
+                                &packed[(index * Self::PAIRS + pair) * self.weight_pair()..];
                             isa.rows(Rows {
                                 factors: Factors::Single,
                                 a: values,
@@ -459,7 +458,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
                     },
                 );
                 let rows: [u32; TILES] = std::array::from_fn(|tile| (tile * depth) as u32);
-                for pair in 0..PAIRS {
+                for pair in 0..Self::PAIRS {
                     for index in 0..shape.count() {
                         let block = shape.block(index);
                         let row = block.vectors * shape.lanes;
@@ -473,7 +472,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
                             b_stride: self.made,
                             lanes: shape.lanes,
                             vectors: block.vectors,
-                            c: &mut sums[(index * PAIRS + pair) * self.weight_pair()..],
+                            c: &mut sums[(index * Self::PAIRS + pair) * self.weight_pair()..],
                             c_stride: row,
                             width: block.width,
                             accumulate: accumulate || part > 0,
@@ -497,7 +496,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
             let index = (0..shape.count()).find(within).expect("a filter has a block");
             let block = shape.block(index);
             let row = block.vectors * shape.lanes;
-            let sums = &sums[index * PAIRS * pair + filter - block.column..];
+            let sums = &sums[index * Self::PAIRS * pair + filter - block.column..];
             self.simd.run(
                 #[inline(always)]
                 || {
@@ -530,7 +529,7 @@ impl<const KERNEL: usize, const TILE: usize, L: Arithmetic> Method for Winograd<
 /// Maps each column of `rows` and writes the values, those of a pair `step` behind the last pair's.
 /// `map` is an inlined closure: a function of its own would be compiled for plain x86-64.
 #[inline(always)]
-fn put_pairs<const N: usize, L: Arithmetic>(
+fn put_pairs<const N: usize, const POINTS: usize, L: Arithmetic>(
     rows: &[[Vector<L>; POINTS]; N],
     map: impl Fn([Vector<L>; N]) -> [Vector<L>; POINTS],
     to: &mut [f32],
@@ -559,84 +558,157 @@ fn column<const N: usize, const M: usize, L: Arithmetic>(
 
 /// A polynomial's values at the points, from its coefficients.
 #[inline(always)]
-fn evaluate<const N: usize, L: Arithmetic>(of: [Vector<L>; N]) -> [Vector<L>; POINTS] {
-    let [mut even, mut odd] = [[of[0]; 2], [of[1], of[1] * 2.0]];
-    for power in 2..N {
-        let half = if power % 2 == 0 { &mut even } else { &mut odd };
-        half[0] = half[0] + of[power];
-        half[1] = half[1] + of[power] * (1 << power) as f32;
+fn evaluate<const N: usize, const POINTS: usize, L: Arithmetic>(
+    of: [Vector<L>; N],
+) -> [Vector<L>; POINTS] {
+    let mut values = [of[0]; POINTS];
+    for pair in 0..Points::<POINTS>::PAIRS {
+        let powers = POWERS[pair];
+        let (mut even, mut odd) = (of[0], of[1] * powers[1]);
+        for power in 2..N {
+            let half = if power % 2 == 0 { &mut even } else { &mut odd };
+            *half = *half + of[power] * powers[power];
+        }
+        values[2 * pair + 1] = even + odd;
+        values[2 * pair + 2] = even - odd;
     }
-    let [[e1, e2], [o1, o2]] = [even, odd];
-    [of[0], e1 + o1, e1 - o1, e2 + o2, e2 - o2, of[N - 1]]
+    values[POINTS - 1] = of[N - 1];
+    values
 }
 
 /// The transpose of [`evaluate`].
 #[inline(always)]
-fn gather<const N: usize, L: Arithmetic>(values: [Vector<L>; POINTS]) -> [Vector<L>; N] {
-    let [zero, p1, m1, p2, m2, infinity] = values;
-    let even = [p1 + m1, p2 + m2];
-    let odd = [p1 - m1, p2 - m2];
-    let mut found = [zero; N];
+fn gather<const N: usize, const POINTS: usize, L: Arithmetic>(
+    values: [Vector<L>; POINTS],
+) -> [Vector<L>; N] {
+    let mut found = [values[0]; N];
     for power in 0..N {
-        let half = if power % 2 == 0 { even } else { odd };
-        found[power] = half[0] + half[1] * (1 << power) as f32;
+        for pair in 0..Points::<POINTS>::PAIRS {
+            let (plus, minus) = (values[2 * pair + 1], values[2 * pair + 2]);
+            let half = if power % 2 == 0 { plus + minus } else { plus - minus };
+            let term = half * POWERS[pair][power];
+            found[power] = if pair == 0 { term } else { found[power] + term };
+        }
     }
-    found[0] = found[0] + zero;
-    found[N - 1] = found[N - 1] + infinity;
+    found[0] = found[0] + values[0];
+    found[N - 1] = found[N - 1] + values[POINTS - 1];
     found
 }
 
 /// The transpose of the interpolation of a polynomial from its values, but for the factors that
 /// [`scaled`] has.
 #[inline(always)]
-fn interpolate<L: Arithmetic>(of: [Vector<L>; POINTS]) -> [Vector<L>; POINTS] {
-    let [x0, x1, x2, x3, x4, x5] = of;
-    let (even1, odd1) = (x4 + x2 * -4.0, x3 + x1 * -4.0);
-    let (even2, odd2) = (x4 - x2, x3 - x1);
-    [
-        x4 + x2 * -5.0 + x0 * 4.0,
-        even1 + odd1,
-        even1 - odd1,
-        even2 + odd2 * 2.0,
-        even2 + odd2 * -2.0,
-        x5 + x3 * -5.0 + x1 * 4.0,
-    ]
+fn interpolate<const POINTS: usize, L: Arithmetic>(of: [Vector<L>; POINTS]) -> [Vector<L>; POINTS] {
+    let pairs = Points::<POINTS>::PAIRS;
+    let mut values = of;
+    for pair in 0..pairs {
+        let zeros = Points::<POINTS>::ZEROS_BUT[pair];
+        let even = every_second(of, 2 * pairs, pairs, zeros);
+        let odd = every_second(of, 2 * pairs - 1, pairs, zeros) * DISTANCES[pair];
+        values[2 * pair + 1] = even + odd;
+        values[2 * pair + 2] = even - odd;
+    }
+    values[0] = every_second(of, 2 * pairs, pairs + 1, Points::<POINTS>::ZEROS);
+    values[POINTS - 1] = every_second(of, 2 * pairs + 1, pairs + 1, Points::<POINTS>::ZEROS);
+    values
+}
+
+/// The sum of so many of the numbers, from the `last` on backwards, times factors of which the first is one.
+#[inline(always)]
+fn every_second<const POINTS: usize, L: Arithmetic>(
+    of: [Vector<L>; POINTS],
+    last: usize,
+    terms: usize,
+    factors: [f32; DISTANCES.len() + 1],
+) -> Vector<L> {
+    let mut sum = of[last];
+    for term in 1..terms {
+        sum = sum + of[last - 2 * term] * factors[term];
+    }
+    sum
 }
 
 /// Each point's value over the product of its distances to the other points.
 #[inline(always)]
-fn scaled<L: Arithmetic>(mut values: [Vector<L>; POINTS]) -> [Vector<L>; POINTS] {
-    const FACTORS: [f32; POINTS] = [1.0 / 4.0, -1.0 / 6.0, -1.0 / 6.0, 1.0 / 24.0, 1.0 / 24.0, 1.0];
+fn scaled<const POINTS: usize, L: Arithmetic>(
+    mut values: [Vector<L>; POINTS],
+) -> [Vector<L>; POINTS] {
     for point in 0..POINTS {
-        values[point] = values[point] * FACTORS[point];
+        values[point] = values[point] * Points::<POINTS>::FACTORS[point];
     }
     values
 }
 
-#[cfg(test)]
-mod tests {
-    use super::{Geometry, is_faster_in_pairs};
-
-    #[test]
-    fn wide_convolutions_stay_with_tiles_in_bf16() {
-        let is_faster = |kernel, channels, filters| {
-            is_faster_in_pairs(&Geometry {
-                channels,
-                height: 8,
-                width: 8,
-                filters,
-                kernel,
-                stride: 1,
-                padding: kernel / 2,
-                groups: 1,
-            })
-        };
-        for (kernel, narrow, wide) in [(3, 80, 96), (5, 224, 240)] {
-            assert!(is_faster(kernel, narrow, narrow), "{kernel}x{kernel}, {narrow}");
-            assert!(!is_faster(kernel, wide, wide), "{kernel}x{kernel}, {wide}");
-            // What a channel costs is shared among filters, and the other way round.
-            assert!(is_faster(kernel, 32, 4096) && is_faster(kernel, 4096, 32), "{kernel}");
+/// The powers of the distances, so many as a polynomial may have coefficients.
+const POWERS: [[f32; MOST_POINTS]; DISTANCES.len()] = {
+    let mut powers = [[1.0; MOST_POINTS]; DISTANCES.len()];
+    let mut pair = 0;
+    while pair < DISTANCES.len() {
+        let mut power = 1;
+        while power < MOST_POINTS {
+            powers[pair][power] = powers[pair][power - 1] * DISTANCES[pair];
+            power += 1;
         }
-        assert!(is_faster(3, 64, 128), "benches/networks/paper.toml is multiplied otherwise");
+        pair += 1;
+    }
+    powers
+};
+
+/// What is known of so many points.
+struct Points<const POINTS: usize>;
+
+impl<const POINTS: usize> Points<POINTS> {
+    /// Pairs of a number and its negative.
+    const PAIRS: usize = (POINTS - 2) / 2;
+
+    /// The polynomial in x² whose zeros are the pairs' squares, from its highest coefficient on.
+    const ZEROS: [f32; DISTANCES.len() + 1] = Self::zeros_but(DISTANCES.len());
+
+    /// The same without the zero of each pair.
+    const ZEROS_BUT: [[f32; DISTANCES.len() + 1]; DISTANCES.len()] = {
+        let mut found = [[0.0; DISTANCES.len() + 1]; DISTANCES.len()];
+        let mut pair = 0;
+        while pair < DISTANCES.len() {
+            found[pair] = Self::zeros_but(pair);
+            pair += 1;
+        }
+        found
+    };
+
+    /// Each point's factor in [`scaled`]: one over the value there of the polynomial whose zeros are the other finite
+    /// points.
+    const FACTORS: [f32; MOST_POINTS] = {
+        let mut factors = [1.0; MOST_POINTS];
+        factors[0] = 1.0 / Self::ZEROS[Self::PAIRS];
+        let mut pair = 0;
+        while pair < Self::PAIRS {
+            let (zeros, square) = (Self::ZEROS_BUT[pair], DISTANCES[pair] * DISTANCES[pair]);
+            let (mut value, mut term) = (1.0, 1);
+            while term < Self::PAIRS {
+                value = value * square + zeros[term];
+                term += 1;
+            }
+            factors[2 * pair + 1] = 1.0 / (2.0 * square * value);
+            factors[2 * pair + 2] = factors[2 * pair + 1];
+            pair += 1;
+        }
+        factors
+    };
+
+    const fn zeros_but(without: usize) -> [f32; DISTANCES.len() + 1] {
+        let mut found = [0.0; DISTANCES.len() + 1];
+        found[0] = 1.0;
+        let mut pair = 0;
+        while pair < Self::PAIRS {
+            if pair != without {
+                let mut term = DISTANCES.len();
+                while term > 0 {
+                    found[term] -= DISTANCES[pair] * DISTANCES[pair] * found[term - 1];
+                    term -= 1;
+                }
+            }
+            pair += 1;
+        }
+        found
     }
 }
