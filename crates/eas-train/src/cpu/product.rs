@@ -221,7 +221,11 @@ pub(super) struct PackedShape {
 
 impl PackedShape {
     pub(super) fn new(groups: usize, depth: usize, made: usize, isa: Isa) -> Self {
-        let lanes = isa.lanes(made);
+        PackedShape::of_lanes(groups, depth, made, isa.lanes(made))
+    }
+
+    /// For vectors of so many lanes.
+    pub(super) fn of_lanes(groups: usize, depth: usize, made: usize, lanes: usize) -> Self {
         let blocks = made.div_ceil(lanes).div_ceil(WIDEST);
         PackedShape { groups, depth, made, lanes, blocks }
     }

@@ -35,15 +35,18 @@ const BLOCK_TILES: usize = 32;
 /// Output pixels that a part of a weight's gradient has at least.
 const PART_PIXELS: usize = 512;
 
-/// Numbers of a window whose weights are transformed together, a divisor of [`MULTIPLE`]: so many that what was
+/// Numbers of a window whose weights are transformed together: so many that what was
 /// stored number by number has reached the cache before a vector of it is loaded, which would wait.
 const TOGETHER: usize = 8;
 
 /// Taps of the largest kernel.
 const MOST_TAPS: usize = 25;
 
-/// Channels and filters of which both are a multiple are worth the while: a multiple of any vector's lanes too.
-const MULTIPLE: usize = 16;
+/// The most lanes of a vector.
+const MOST_LANES: usize = 16;
+
+/// Channels and filters that make it worth the while.
+const FEWEST: usize = 8;
 
 /// A convolution of stride 1, or the gradient of its input, by vectors of lanes `L`. A tile of the input has
 /// `POINTS` × `POINTS` pixels.
@@ -69,32 +72,28 @@ pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>
     let Geometry { channels, filters, stride: 1, groups: 1, .. } = *geometry else {
         return None;
     };
-    if !channels.is_multiple_of(MULTIPLE) || !filters.is_multiple_of(MULTIPLE) {
+    if channels.min(filters) < FEWEST {
         return None;
     }
     match isa.widest() {
         #[cfg(target_arch = "x86_64")]
-        Widest::Avx512(simd) => of_kernel(geometry, isa, simd),
+        Widest::Avx512(simd) => of_kernel(geometry, simd),
         #[cfg(target_arch = "x86_64")]
-        Widest::Avx2(simd) => of_kernel(geometry, isa, simd),
-        Widest::Portable(simd) => of_kernel(geometry, isa, simd),
+        Widest::Avx2(simd) => of_kernel(geometry, simd),
+        Widest::Portable(simd) => of_kernel(geometry, simd),
     }
 }
 
-fn of_kernel<L: Arithmetic>(
-    geometry: &Geometry,
-    isa: Isa,
-    simd: Simd<L>,
-) -> Option<[Box<dyn Method>; 2]> {
+fn of_kernel<L: Arithmetic>(geometry: &Geometry, simd: Simd<L>) -> Option<[Box<dyn Method>; 2]> {
     let Geometry { height, width, kernel, .. } = *geometry;
     let sides = [height, width, geometry.out_height(), geometry.out_width()];
     match kernel {
-        3 => Some(Winograd::<3, 4, 6, L>::both(geometry, isa, simd)),
+        3 => Some(Winograd::<3, 4, 6, L>::both(geometry, simd)),
         // Of a larger tile most outputs would lie beyond the image.
         5 if sides.into_iter().all(|side| side <= 2) => {
-            Some(Winograd::<5, 2, 6, L>::both(geometry, isa, simd))
+            Some(Winograd::<5, 2, 6, L>::both(geometry, simd))
         }
-        5 => Some(Winograd::<5, 4, 8, L>::both(geometry, isa, simd)),
+        5 => Some(Winograd::<5, 4, 8, L>::both(geometry, simd)),
         _ => None,
     }
 }
@@ -105,12 +104,12 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
     /// Products, one for each pair of points.
     const PAIRS: usize = POINTS * POINTS;
 
-    fn both(geometry: &Geometry, isa: Isa, simd: Simd<L>) -> [Box<dyn Method>; 2] {
+    fn both(geometry: &Geometry, simd: Simd<L>) -> [Box<dyn Method>; 2] {
         let Geometry { channels, height, width, filters, padding, .. } = *geometry;
         let out = [geometry.out_height(), geometry.out_width()];
-        let forward = Self::new(simd, false, channels, out, filters, padding, isa);
+        let forward = Self::new(simd, false, channels, out, filters, padding);
         let border = KERNEL - 1 - padding;
-        let backward = Self::new(simd, true, filters, [height, width], channels, border, isa);
+        let backward = Self::new(simd, true, filters, [height, width], channels, border);
         [Box::new(forward), Box::new(backward)]
     }
 
@@ -121,15 +120,13 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
         out: [usize; 2],
         made: usize,
         border: usize,
-        isa: Isa,
     ) -> Self {
         let tiles = out.map(|size| size.div_ceil(TILE));
         let block = (BLOCK_TILES / (tiles[0] * tiles[1])).clamp(1, BLOCK_TILES);
         let sides = tiles.map(|tiles| tiles * TILE + KERNEL - 1);
         let windows = Windows::new(block, channels, tiles, TILE, (border, 1), sides);
         let stages = stages(&[Run { start: 0, length: channels }]);
-        let weights = PackedShape::new(1, channels, made, isa);
-        assert!(weights.lanes == Simd::<L>::LANES, "a block of weights is whole vectors");
+        let weights = PackedShape::of_lanes(1, channels, made, Simd::<L>::LANES);
         Winograd { simd, is_backward, windows, out, tiles, made, stages, weights }
     }
 
@@ -140,15 +137,26 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
 
     /// Splits a thread's scratch buffer: images, values of tiles, values of products.
     fn split<'a>(&self, scratch: &'a mut [f32]) -> [&'a mut [f32]; 3] {
-        let (images, rest) = scratch.split_at_mut(self.windows.scratch());
+        let (images, rest) = scratch.split_at_mut(self.images());
         let (values, rest) = rest.split_at_mut(Self::PAIRS * self.pair(self.windows.channels));
         [images, values, &mut rest[..Self::PAIRS * self.pair(self.made)]]
+    }
+
+    /// Numbers of a block's images, and of a vector that begins within them.
+    fn images(&self) -> usize {
+        self.windows.scratch() + MOST_LANES
+    }
+
+    /// Numbers from a tile's values of a pair to the next tile's: whole vectors, of which the last one's rest is
+    /// never looked at.
+    fn values(channels: usize) -> usize {
+        channels.next_multiple_of(Simd::<L>::LANES)
     }
 
     /// Numbers from a pair's values to the next one's: those of a tile's pairs, which are written
     /// together, are kept from falling on the same lines of a cache.
     fn pair(&self, channels: usize) -> usize {
-        self.chunk() * channels + LINE
+        self.chunk() * Self::values(channels) + LINE
     }
 
     /// Numbers from a pair's weights of a block to the next pair's, which are kept apart for the same reason.
@@ -172,7 +180,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                     }
                     rows[y] = interpolate(rows[y]);
                 }
-                let to = tile * channels + channel;
+                let to = tile * Self::values(channels) + channel;
                 put_pairs(
                     &rows,
                     #[inline(always)]
@@ -199,16 +207,18 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
         for tile in 0..count {
             let corner = self.corner(first + tile);
             for filter in (0..self.made).step_by(Simd::<L>::LANES) {
+                let lanes = self.made - filter;
                 for y in 0..TILE {
                     let mut row = [self.simd.zero(); TILE];
                     for x in 0..TILE {
                         if let Some(pixel) = self.pixel(corner, y, x) {
-                            row[x] = self.simd.load(slopes, pixel * stride + filter);
+                            let at = pixel * stride + filter;
+                            row[x] = self.simd.load_up_to(lanes, slopes, at);
                         }
                     }
                     rows[y] = evaluate(row);
                 }
-                let to = tile * self.made + filter;
+                let to = tile * Self::values(self.made) + filter;
                 put_pairs(
                     &rows,
                     #[inline(always)]
@@ -236,7 +246,8 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
         for tile in 0..count {
             let corner = self.corner(first + tile);
             for filter in (0..self.made).step_by(Simd::<L>::LANES) {
-                let from = tile * self.made + filter;
+                let lanes = self.made - filter;
+                let from = tile * Self::values(self.made) + filter;
                 for y in 0..POINTS {
                     let mut row = [self.simd.zero(); POINTS];
                     for x in 0..POINTS {
@@ -251,18 +262,18 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                         let Some(pixel) = self.pixel(corner, y, x) else { continue };
                         let to = pixel * stride + filter;
                         let kept = match accumulate {
-                            true => self.simd.load(out, to),
+                            true => self.simd.load_up_to(lanes, out, to),
                             false => self.simd.zero(),
                         };
-                        (found[y] + kept).store(out, to);
+                        (found[y] + kept).store_up_to(lanes, out, to);
                     }
                 }
             }
         }
     }
 
-    /// The kernels of `TOGETHER` numbers of a window and a vector of outputs, as the convolution has them:
-    /// `[number][row][column][output]`.
+    /// The kernels of up to `TOGETHER` numbers of a window and a vector of outputs, as the convolution has them:
+    /// `[number][row][column][output]`. Beyond the last output anything may stand.
     ///
     /// A function of its own, it is compiled for plain x86-64: beside vectors the compiler would gather
     /// numbers by instructions that take several times as long.
@@ -271,7 +282,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
         let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Simd::<L>::LANES);
         for (index, kernels) in kernels.chunks_exact_mut(taps * lanes).enumerate() {
             let from = first + index;
-            for lane in 0..lanes {
+            for lane in 0..lanes.min(self.made - output) {
                 let to = output + lane;
                 let kernel = match self.is_backward {
                     false => to * depth + from,
@@ -293,8 +304,8 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
     #[inline(never)]
     fn put_kernels(&self, kernels: &[f32], from: usize, gradient: &mut [f32]) {
         let (taps, depth, lanes) = (KERNEL * KERNEL, self.weights.depth, Simd::<L>::LANES);
-        for lane in 0..lanes {
-            let kernel = &mut gradient[(lane * depth + from) * taps..][..taps];
+        for (lane, filter) in gradient.chunks_exact_mut(depth * taps).enumerate() {
+            let kernel = &mut filter[from * taps..][..taps];
             for (tap, value) in kernel.iter_mut().enumerate() {
                 *value = kernels[tap * lanes + lane];
             }
@@ -324,8 +335,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
     }
 
     fn scratch(&self) -> usize {
-        self.windows.scratch()
-            + Self::PAIRS * (self.pair(self.windows.channels) + self.pair(self.made))
+        self.images() + Self::PAIRS * (self.pair(self.windows.channels) + self.pair(self.made))
     }
 
     fn pieces(&self) -> Pieces {
@@ -345,14 +355,15 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
             self.simd.run(
                 #[inline(always)]
                 || {
-                    let mut room = [0.0; TOGETHER * MOST_TAPS * MULTIPLE];
-                    let kernels = &mut room[..TOGETHER * KERNEL * KERNEL * lanes];
+                    let mut room = [0.0; TOGETHER * MOST_TAPS * MOST_LANES];
                     // Not within the loop, where it would be filled with zeros each time.
                     let mut rows = [[self.simd.zero(); POINTS]; KERNEL];
                     for first in (0..depth).step_by(TOGETHER) {
+                        let count = TOGETHER.min(depth - first);
+                        let kernels = &mut room[..count * KERNEL * KERNEL * lanes];
                         for lane in (0..block.width).step_by(lanes) {
                             self.take_kernels(weight, first, block.column + lane, kernels);
-                            for index in 0..TOGETHER {
+                            for index in 0..count {
                                 for y in 0..KERNEL {
                                     let mut row = [self.simd.zero(); KERNEL];
                                     for x in 0..KERNEL {
@@ -399,7 +410,8 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                     || self.take_tiles(filled, places, values),
                 );
                 let count = places.len();
-                let rows: [u32; TILES] = std::array::from_fn(|tile| (tile * depth) as u32);
+                let rows: [u32; TILES] =
+                    std::array::from_fn(|tile| (tile * Self::values(depth)) as u32);
                 for pair in 0..Self::PAIRS {
                     let values = &values[pair * self.pair(depth)..];
                     let products = &mut products[pair * self.pair(self.made)..];
@@ -418,7 +430,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                                 lanes: shape.lanes,
                                 vectors: block.vectors,
                                 c: &mut products[block.column..],
-                                c_stride: self.made,
+                                c_stride: Self::values(self.made),
                                 width: block.width,
                                 accumulate: stage.start > 0,
                             });
@@ -457,7 +469,8 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                         self.take_slopes(part * chunk, count, slopes.stored(), products);
                     },
                 );
-                let rows: [u32; TILES] = std::array::from_fn(|tile| (tile * depth) as u32);
+                let rows: [u32; TILES] =
+                    std::array::from_fn(|tile| (tile * Self::values(depth)) as u32);
                 for pair in 0..Self::PAIRS {
                     for index in 0..shape.count() {
                         let block = shape.block(index);
@@ -469,7 +482,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                             start: 0,
                             rows: depth,
                             b: &products[pair * self.pair(self.made) + block.column..],
-                            b_stride: self.made,
+                            b_stride: Self::values(self.made),
                             lanes: shape.lanes,
                             vectors: block.vectors,
                             c: &mut sums[(index * Self::PAIRS + pair) * self.weight_pair()..],
@@ -486,7 +499,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
     fn unpack(&self, _isa: Isa, sums: &[f32], gradient: &mut [f32]) {
         let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
         let (taps, lanes) = (KERNEL * KERNEL, Simd::<L>::LANES);
-        let filters = gradient.par_chunks_exact_mut(lanes * depth * taps).enumerate();
+        let filters = gradient.par_chunks_mut(lanes * depth * taps).enumerate();
         filters.for_each(|(index, gradient)| {
             let filter = index * lanes;
             let within = |index: &usize| {
@@ -500,7 +513,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
             self.simd.run(
                 #[inline(always)]
                 || {
-                    let mut kernels = [0.0; MOST_TAPS * MULTIPLE];
+                    let mut kernels = [0.0; MOST_TAPS * MOST_LANES];
                     // Not within the loop, where it would be filled with zeros each time.
                     let mut rows = [[self.simd.zero(); KERNEL]; POINTS];
                     for from in 0..depth {

@@ -77,6 +77,17 @@ impl<L: Arithmetic> Simd<L> {
         // SAFETY: the slice has the numbers, and `self` says that the instruction set is there.
         Vector(unsafe { L::load(from.as_ptr()) })
     }
+
+    /// As [`Simd::load`], of so many numbers where these are fewer than a vector's, and zeros.
+    #[inline(always)]
+    pub(in super::super) fn load_up_to(self, count: usize, from: &[f32], at: usize) -> Vector<L> {
+        if count >= L::COUNT {
+            return self.load(from, at);
+        }
+        let from = &from[at..at + count];
+        // SAFETY: the slice has the numbers, and `self` says that the instruction set is there.
+        Vector(unsafe { L::load_part(from.as_ptr(), L::mask(count)) })
+    }
 }
 
 /// Numbers that are computed with at once. There is one only where there is the [`Simd`] of its kind, so what is
@@ -94,6 +105,23 @@ impl<L: Arithmetic> Vector<L> {
         let to = &mut to[at..at + L::COUNT];
         // SAFETY: the slice has the places; for the instruction set see `Vector`.
         unsafe { L::store(to.as_mut_ptr(), self.0) };
+    }
+
+    /// As [`Vector::store`], so many of the numbers where these are fewer than all.
+    #[inline(always)]
+    pub(in super::super) fn store_up_to(self, count: usize, to: &mut [f32], at: usize) {
+        if count >= L::COUNT {
+            return self.store(to, at);
+        }
+        let to = &mut to[at..at + count];
+        // SAFETY: the slice has the places; for the instruction set see `Vector`.
+        unsafe {
+            if count == L::COUNT / 2 {
+                L::store_half(to.as_mut_ptr(), self.0);
+            } else {
+                L::store_part(to.as_mut_ptr(), self.0, L::mask(count));
+            }
+        }
     }
 }
 
