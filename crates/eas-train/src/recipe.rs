@@ -59,7 +59,8 @@ pub enum Precision {
     F32,
     /// Factors are rounded to bf16, where the engine is faster so, on a GPU the values between layers too;
     /// sums, weights, statistics and the update are f32. Processors without AVX512-BF16 compute the same
-    /// as those with it, more slowly; those with matrix units (AMX) sum in an order of their own.
+    /// as those with it, more slowly; those with matrix units (AMX) round more layers, and sum in an order of
+    /// their own.
     Bf16,
 }
 

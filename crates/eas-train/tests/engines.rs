@@ -34,7 +34,7 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
     (gap / length.max(1e-60)).sqrt()
 }
 
-/// A network whose layers are as wide as real ones: vectors, tiles, and channels that are neither.
+/// A network whose layers are as wide as real ones: whole vectors, and channels that are none.
 fn wide(rng: &mut Rng) -> Network {
     let mut network = Network::new();
     let side = 8 + rng.below(9);

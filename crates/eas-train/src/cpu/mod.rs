@@ -4,11 +4,11 @@
 //! Values stand as `[image][row][column][channel]`. Batch norms and ReLUs are applied by whoever
 //! reads a value ([`values`]), so neither their results nor copies for a concatenation are stored
 //! ([`plan`], [`placement`]). Convolutions multiply windows in place ([`correlation`], [`product`]) by kernels for
-//! AVX-512, AVX2 or any machine ([`kernels`]), those of few filters from planes ([`planes`]); wide ones of 3×3 and 5×5
-//! go by tiles, which takes a quarter to a third of the multiplications ([`winograd`]). A training step may multiply in bf16 what
-//! isn't faster by tiles ([`paired`]), or what fills matrix units where the processor has some ([`matrix`]). Work
-//! is cut into blocks of images that depend on shapes alone, and
-//! sums are joined in the blocks' order, so results are bit-identical on any number of threads.
+//! AVX-512, AVX2 or any machine ([`kernels`]), those of few filters from planes ([`planes`]); most of 3×3 and 5×5
+//! go by tiles, which takes a sixth to a quarter of the multiplications ([`winograd`]). A training step may multiply in
+//! bf16 what doesn't go by tiles ([`paired`]), or what fills matrix units where the processor has some ([`matrix`]).
+//! Work is cut into blocks of images that depend on shapes alone, and sums are joined in the blocks' order, so results
+//! are bit-identical on any number of threads.
 
 mod batch_norm;
 mod convolution;

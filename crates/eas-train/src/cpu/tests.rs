@@ -44,8 +44,8 @@ fn random_network(rng: &mut Rng) -> Network {
 /// way they go.
 fn wide_network(rng: &mut Rng) -> Network {
     let mut network = Network::new();
-    let is_small = rng.below(4) == 0;
-    let mut side = || if is_small { 2 } else { 5 + rng.below(6) };
+    let is_small = rng.below(3) == 0;
+    let mut side = || if is_small { 1 + rng.below(3) } else { 5 + rng.below(6) };
     let shape = Shape::Image { channels: 3, height: side(), width: side() };
     let mut last = network.push(Op::Input { shape }, &[], None);
     for (kernel, is_narrow) in [(1usize, false), (3, false), (5, false), (3, false), (3, true)] {
@@ -295,7 +295,7 @@ fn few_filters_network(rng: &mut Rng) -> Network {
     let (height, width) = (6 + rng.below(8), 12 + rng.below(12));
     let input =
         network.push(Op::Input { shape: Shape::Image { channels: 3, height, width } }, &[], None);
-    let filters = 1 + rng.below(8);
+    let filters = 1 + rng.below(7);
     let mut conv = |from: NodeId, groups: usize| {
         let bias = rng.below(2) == 0;
         let op = Op::Conv { filters, kernel: 3, stride: 1, padding: 1, groups, bias };
@@ -312,12 +312,12 @@ fn few_filters_network(rng: &mut Rng) -> Network {
 }
 
 /// Convolutions of images so large, in batches so large, that the gradients of their weights are summed
-/// in parts: directly, over windows of images and of slopes, and by tiles. The last are too wide for bf16.
+/// in parts: directly, over windows of images and of slopes, and by tiles.
 fn parted_network(rng: &mut Rng) -> Network {
     let mut network = Network::new();
     let shape = Shape::Image { channels: 3, height: 16, width: 16 };
     let mut last = network.push(Op::Input { shape }, &[], None);
-    for (filters, kernel) in [(12, 3), (32, 1), (12, 3), (32, 1), (32, 3), (160, 1), (160, 3)] {
+    for (filters, kernel) in [(12, 3), (32, 1), (6, 3), (32, 1), (32, 3), (160, 1), (160, 3)] {
         let padding = kernel / 2;
         let bias = rng.below(2) == 0;
         let op = Op::Conv { filters, kernel, stride: 1, padding, groups: 1, bias };
@@ -491,8 +491,10 @@ fn matrix_units_are_put_to_use_in_bf16() {
 #[test]
 fn bf16_computes_the_same_on_all_machines_without_matrix_units() {
     for seed in 0..20 {
+        let is_wide = seed % 4 == 0;
+        let kind = if is_wide { wide_network } else { paired_network };
         let mut rng = Rng::new(seed);
-        let (model, batch) = random_model(paired_network(&mut rng), &mut rng);
+        let (model, batch) = random_model(kind(&mut rng), &mut rng);
         let parameters = FlatParameters::new(&model, None).unwrap();
         let precision = Precision::Bf16;
         let options =
@@ -501,9 +503,12 @@ fn bf16_computes_the_same_on_all_machines_without_matrix_units() {
             let mut program = CpuProgram::with_instructions(model.network(), isa).unwrap();
             program.gradient(&parameters, &batch, &options).unwrap()
         };
-        let expected = of(Isa::Portable);
-        for isa in Isa::available().into_iter().filter(|isa| !isa.has_matrix_units()) {
-            assert!(of(isa) == expected, "seed {seed}, {isa:?}\n{}", model.network());
+        // Tiles are in f32, for which plain loops have no fused multiply-adds.
+        let mut machines = Isa::available();
+        machines.retain(|isa| !isa.has_matrix_units() && !(is_wide && *isa == Isa::Portable));
+        let found: Vec<_> = machines.into_iter().map(|isa| (isa, of(isa))).collect();
+        for (isa, gradient) in found.iter().skip(1) {
+            assert!(*gradient == found[0].1, "seed {seed}, {isa:?}\n{}", model.network());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Convolutions with a quarter to a third of the multiplications (Winograd 1980; Lavin and Gray 2016).
+//! Convolutions with a sixth to a third of the multiplications (Winograd 1980; Lavin and Gray 2016).
 //!
 //! A tile of `TILE` × `TILE` outputs of a `KERNEL` × `KERNEL` convolution is a product of polynomials
 //! in both directions, of which one with `POINTS` coefficients is known by its values at as many
@@ -66,8 +66,8 @@ struct Winograd<const KERNEL: usize, const TILE: usize, const POINTS: usize, L> 
     weights: PackedShape,
 }
 
-/// Both directions of a convolution, if it can be computed by tiles and is faster so, in f32. It is faster than bf16
-/// by other instructions than those of matrix units too.
+/// Both directions of a convolution, if it can be computed by tiles and is faster so, in f32: than in bf16 too, but by
+/// matrix units.
 pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>; 2]> {
     let Geometry { channels, filters, stride: 1, groups: 1, .. } = *geometry else {
         return None;
@@ -84,18 +84,24 @@ pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>
     }
 }
 
+/// By the tiles that take the fewest products, if these are fewer than direct ones.
 fn of_kernel<L: Arithmetic>(geometry: &Geometry, simd: Simd<L>) -> Option<[Box<dyn Method>; 2]> {
-    let Geometry { height, width, kernel, .. } = *geometry;
-    let sides = [height, width, geometry.out_height(), geometry.out_width()];
-    match kernel {
-        3 => Some(Winograd::<3, 4, 6, L>::both(geometry, simd)),
-        // Of a larger tile most outputs would lie beyond the image.
-        5 if sides.into_iter().all(|side| side <= 2) => {
-            Some(Winograd::<5, 2, 6, L>::both(geometry, simd))
-        }
-        5 => Some(Winograd::<5, 4, 8, L>::both(geometry, simd)),
+    let by = |tile| products(geometry, tile);
+    match geometry.kernel {
+        3 if by(4) < by(1) => Some(Winograd::<3, 4, 6, L>::both(geometry, simd)),
+        5 if by(4) < by(2).min(by(1)) => Some(Winograd::<5, 4, 8, L>::both(geometry, simd)),
+        5 if by(2) < by(1) => Some(Winograd::<5, 2, 6, L>::both(geometry, simd)),
         _ => None,
     }
+}
+
+/// Products of each channel and filter for an image by tiles of so many outputs a side, forward and for the gradient
+/// of the input; direct ones are those of tiles of one output.
+fn products(geometry: &Geometry, tile: usize) -> usize {
+    let Geometry { height, width, kernel, .. } = *geometry;
+    let tiles = |height: usize, width: usize| height.div_ceil(tile) * width.div_ceil(tile);
+    let count = tiles(geometry.out_height(), geometry.out_width()) + tiles(height, width);
+    count * (tile + kernel - 1).pow(2)
 }
 
 impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
@@ -142,21 +148,21 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
         [images, values, &mut rest[..Self::PAIRS * self.pair(self.made)]]
     }
 
-    /// Numbers of a block's images, and of a vector that begins within them.
+    /// Numbers of a block's images, and of a vector that begins within them. Values begin with a line of the cache.
     fn images(&self) -> usize {
-        self.windows.scratch() + MOST_LANES
+        (self.windows.scratch() + MOST_LANES).next_multiple_of(LINE)
     }
 
     /// Numbers from a tile's values of a pair to the next tile's: whole vectors, of which the last one's rest is
     /// never looked at.
-    fn values(channels: usize) -> usize {
+    fn padded(channels: usize) -> usize {
         channels.next_multiple_of(Simd::<L>::LANES)
     }
 
     /// Numbers from a pair's values to the next one's: those of a tile's pairs, which are written
     /// together, are kept from falling on the same lines of a cache.
     fn pair(&self, channels: usize) -> usize {
-        self.chunk() * Self::values(channels) + LINE
+        self.chunk() * Self::padded(channels) + LINE
     }
 
     /// Numbers from a pair's weights of a block to the next pair's, which are kept apart for the same reason.
@@ -180,7 +186,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                     }
                     rows[y] = interpolate(rows[y]);
                 }
-                let to = tile * Self::values(channels) + channel;
+                let to = tile * Self::padded(channels) + channel;
                 put_pairs(
                     &rows,
                     #[inline(always)]
@@ -218,7 +224,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                     }
                     rows[y] = evaluate(row);
                 }
-                let to = tile * Self::values(self.made) + filter;
+                let to = tile * Self::padded(self.made) + filter;
                 put_pairs(
                     &rows,
                     #[inline(always)]
@@ -247,12 +253,13 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
             let corner = self.corner(first + tile);
             for filter in (0..self.made).step_by(Simd::<L>::LANES) {
                 let lanes = self.made - filter;
-                let from = tile * Self::values(self.made) + filter;
+                let from = tile * Self::padded(self.made) + filter;
                 for y in 0..POINTS {
                     let mut row = [self.simd.zero(); POINTS];
                     for x in 0..POINTS {
                         let pair = y * POINTS + x;
-                        row[x] = self.simd.load(values, pair * self.pair(self.made) + from);
+                        let at = pair * self.pair(self.made) + from;
+                        row[x] = self.simd.load_up_to(lanes, values, at);
                     }
                     rows[y] = gather(row);
                 }
@@ -411,7 +418,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                 );
                 let count = places.len();
                 let rows: [u32; TILES] =
-                    std::array::from_fn(|tile| (tile * Self::values(depth)) as u32);
+                    std::array::from_fn(|tile| (tile * Self::padded(depth)) as u32);
                 for pair in 0..Self::PAIRS {
                     let values = &values[pair * self.pair(depth)..];
                     let products = &mut products[pair * self.pair(self.made)..];
@@ -430,7 +437,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                                 lanes: shape.lanes,
                                 vectors: block.vectors,
                                 c: &mut products[block.column..],
-                                c_stride: Self::values(self.made),
+                                c_stride: Self::padded(self.made),
                                 width: block.width,
                                 accumulate: stage.start > 0,
                             });
@@ -470,7 +477,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                     },
                 );
                 let rows: [u32; TILES] =
-                    std::array::from_fn(|tile| (tile * Self::values(depth)) as u32);
+                    std::array::from_fn(|tile| (tile * Self::padded(depth)) as u32);
                 for pair in 0..Self::PAIRS {
                     for index in 0..shape.count() {
                         let block = shape.block(index);
@@ -482,7 +489,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                             start: 0,
                             rows: depth,
                             b: &products[pair * self.pair(self.made) + block.column..],
-                            b_stride: Self::values(self.made),
+                            b_stride: Self::padded(self.made),
                             lanes: shape.lanes,
                             vectors: block.vectors,
                             c: &mut sums[(index * Self::PAIRS + pair) * self.weight_pair()..],
@@ -498,7 +505,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
 
     fn unpack(&self, _isa: Isa, sums: &[f32], gradient: &mut [f32]) {
         let (shape, depth, pair) = (&self.weights, self.weights.depth, self.weight_pair());
-        let (taps, lanes) = (KERNEL * KERNEL, Simd::<L>::LANES);
+        let (taps, lanes, made) = (KERNEL * KERNEL, Simd::<L>::LANES, self.made);
         let filters = gradient.par_chunks_mut(lanes * depth * taps).enumerate();
         filters.for_each(|(index, gradient)| {
             let filter = index * lanes;
@@ -521,7 +528,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
                             let mut values = [self.simd.zero(); POINTS];
                             for x in 0..POINTS {
                                 let at = (y * POINTS + x) * pair + from * row;
-                                values[x] = self.simd.load(sums, at);
+                                values[x] = self.simd.load_up_to(made - filter, sums, at);
                             }
                             rows[y] = gather(scaled(values));
                         }
@@ -575,15 +582,15 @@ fn evaluate<const N: usize, const POINTS: usize, L: Arithmetic>(
     of: [Vector<L>; N],
 ) -> [Vector<L>; POINTS] {
     let mut values = [of[0]; POINTS];
-    for pair in 0..Points::<POINTS>::PAIRS {
-        let powers = POWERS[pair];
+    for index in 0..Points::<POINTS>::OPPOSITES {
+        let powers = POWERS[index];
         let (mut even, mut odd) = (of[0], of[1] * powers[1]);
         for power in 2..N {
             let half = if power % 2 == 0 { &mut even } else { &mut odd };
             *half = *half + of[power] * powers[power];
         }
-        values[2 * pair + 1] = even + odd;
-        values[2 * pair + 2] = even - odd;
+        values[2 * index + 1] = even + odd;
+        values[2 * index + 2] = even - odd;
     }
     values[POINTS - 1] = of[N - 1];
     values
@@ -596,11 +603,11 @@ fn gather<const N: usize, const POINTS: usize, L: Arithmetic>(
 ) -> [Vector<L>; N] {
     let mut found = [values[0]; N];
     for power in 0..N {
-        for pair in 0..Points::<POINTS>::PAIRS {
-            let (plus, minus) = (values[2 * pair + 1], values[2 * pair + 2]);
+        for index in 0..Points::<POINTS>::OPPOSITES {
+            let (plus, minus) = (values[2 * index + 1], values[2 * index + 2]);
             let half = if power % 2 == 0 { plus + minus } else { plus - minus };
-            let term = half * POWERS[pair][power];
-            found[power] = if pair == 0 { term } else { found[power] + term };
+            let term = half * POWERS[index][power];
+            found[power] = if index == 0 { term } else { found[power] + term };
         }
     }
     found[0] = found[0] + values[0];
@@ -612,17 +619,17 @@ fn gather<const N: usize, const POINTS: usize, L: Arithmetic>(
 /// [`scaled`] has.
 #[inline(always)]
 fn interpolate<const POINTS: usize, L: Arithmetic>(of: [Vector<L>; POINTS]) -> [Vector<L>; POINTS] {
-    let pairs = Points::<POINTS>::PAIRS;
+    let count = Points::<POINTS>::OPPOSITES;
     let mut values = of;
-    for pair in 0..pairs {
-        let zeros = Points::<POINTS>::ZEROS_BUT[pair];
-        let even = every_second(of, 2 * pairs, pairs, zeros);
-        let odd = every_second(of, 2 * pairs - 1, pairs, zeros) * DISTANCES[pair];
-        values[2 * pair + 1] = even + odd;
-        values[2 * pair + 2] = even - odd;
+    for index in 0..count {
+        let zeros = Points::<POINTS>::ZEROS_BUT[index];
+        let even = every_second(of, 2 * count, count, zeros);
+        let odd = every_second(of, 2 * count - 1, count, zeros) * DISTANCES[index];
+        values[2 * index + 1] = even + odd;
+        values[2 * index + 2] = even - odd;
     }
-    values[0] = every_second(of, 2 * pairs, pairs + 1, Points::<POINTS>::ZEROS);
-    values[POINTS - 1] = every_second(of, 2 * pairs + 1, pairs + 1, Points::<POINTS>::ZEROS);
+    values[0] = every_second(of, 2 * count, count + 1, Points::<POINTS>::ZEROS);
+    values[POINTS - 1] = every_second(of, 2 * count + 1, count + 1, Points::<POINTS>::ZEROS);
     values
 }
 
@@ -641,7 +648,7 @@ fn every_second<const POINTS: usize, L: Arithmetic>(
     sum
 }
 
-/// Each point's value over the product of its distances to the other points.
+/// Each point's value over the product of its distances to the other finite points.
 #[inline(always)]
 fn scaled<const POINTS: usize, L: Arithmetic>(
     mut values: [Vector<L>; POINTS],
@@ -655,14 +662,14 @@ fn scaled<const POINTS: usize, L: Arithmetic>(
 /// The powers of the distances, so many as a polynomial may have coefficients.
 const POWERS: [[f32; MOST_POINTS]; DISTANCES.len()] = {
     let mut powers = [[1.0; MOST_POINTS]; DISTANCES.len()];
-    let mut pair = 0;
-    while pair < DISTANCES.len() {
+    let mut index = 0;
+    while index < DISTANCES.len() {
         let mut power = 1;
         while power < MOST_POINTS {
-            powers[pair][power] = powers[pair][power - 1] * DISTANCES[pair];
+            powers[index][power] = powers[index][power - 1] * DISTANCES[index];
             power += 1;
         }
-        pair += 1;
+        index += 1;
     }
     powers
 };
@@ -672,55 +679,62 @@ struct Points<const POINTS: usize>;
 
 impl<const POINTS: usize> Points<POINTS> {
     /// Pairs of a number and its negative.
-    const PAIRS: usize = (POINTS - 2) / 2;
+    const OPPOSITES: usize = (POINTS - 2) / 2;
 
-    /// The polynomial in x² whose zeros are the pairs' squares, from its highest coefficient on.
+    /// The polynomial in x² whose zeros are the numbers' squares, from its highest coefficient on.
     const ZEROS: [f32; DISTANCES.len() + 1] = Self::zeros_but(DISTANCES.len());
 
-    /// The same without the zero of each pair.
+    /// The same without the zero of each.
     const ZEROS_BUT: [[f32; DISTANCES.len() + 1]; DISTANCES.len()] = {
         let mut found = [[0.0; DISTANCES.len() + 1]; DISTANCES.len()];
-        let mut pair = 0;
-        while pair < DISTANCES.len() {
-            found[pair] = Self::zeros_but(pair);
-            pair += 1;
+        let mut index = 0;
+        while index < DISTANCES.len() {
+            found[index] = Self::zeros_but(index);
+            index += 1;
         }
         found
     };
 
-    /// Each point's factor in [`scaled`]: one over the value there of the polynomial whose zeros are the other finite
-    /// points.
+    /// Each point's factor in [`scaled`].
     const FACTORS: [f32; MOST_POINTS] = {
         let mut factors = [1.0; MOST_POINTS];
-        factors[0] = 1.0 / Self::ZEROS[Self::PAIRS];
-        let mut pair = 0;
-        while pair < Self::PAIRS {
-            let (zeros, square) = (Self::ZEROS_BUT[pair], DISTANCES[pair] * DISTANCES[pair]);
-            let (mut value, mut term) = (1.0, 1);
-            while term < Self::PAIRS {
-                value = value * square + zeros[term];
-                term += 1;
+        let mut point = 0;
+        while point < POINTS - 1 {
+            let (mut product, mut other) = (1.0, 0);
+            while other < POINTS - 1 {
+                if other != point {
+                    product *= Self::point(point) - Self::point(other);
+                }
+                other += 1;
             }
-            factors[2 * pair + 1] = 1.0 / (2.0 * square * value);
-            factors[2 * pair + 2] = factors[2 * pair + 1];
-            pair += 1;
+            factors[point] = 1.0 / product;
+            point += 1;
         }
         factors
     };
 
+    /// A finite point.
+    const fn point(index: usize) -> f32 {
+        match index {
+            0 => 0.0,
+            _ if index % 2 == 1 => DISTANCES[index / 2],
+            _ => -DISTANCES[index / 2 - 1],
+        }
+    }
+
     const fn zeros_but(without: usize) -> [f32; DISTANCES.len() + 1] {
         let mut found = [0.0; DISTANCES.len() + 1];
         found[0] = 1.0;
-        let mut pair = 0;
-        while pair < Self::PAIRS {
-            if pair != without {
+        let mut index = 0;
+        while index < Self::OPPOSITES {
+            if index != without {
                 let mut term = DISTANCES.len();
                 while term > 0 {
-                    found[term] -= DISTANCES[pair] * DISTANCES[pair] * found[term - 1];
+                    found[term] -= DISTANCES[index] * DISTANCES[index] * found[term - 1];
                     term -= 1;
                 }
             }
-            pair += 1;
+            index += 1;
         }
         found
     }

@@ -76,7 +76,7 @@ pub(super) struct Rows<'a> {
     pub(super) a: &'a [f32],
     pub(super) places: &'a [u32],
     pub(super) runs: &'a [Run],
-    /// `[numbers of a row of A][vectors · lanes]`, zero beyond `width`.
+    /// `[numbers of a row of A][vectors · lanes]`, anything beyond `width`.
     pub(super) b: &'a [f32],
     pub(super) lanes: usize,
     /// Vectors of a row of B, 1 to [`WIDEST`].

@@ -116,6 +116,7 @@ impl<L: Arithmetic> Vector<L> {
         let to = &mut to[at..at + count];
         // SAFETY: the slice has the places; for the instruction set see `Vector`.
         unsafe {
+            // With AVX2, AMD's processors take as long for a store under a mask as for dozens of others.
             if count == L::COUNT / 2 {
                 L::store_half(to.as_mut_ptr(), self.0);
             } else {

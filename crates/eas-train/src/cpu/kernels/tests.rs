@@ -63,6 +63,26 @@ fn arithmetic_on_vectors_is_that_of_their_numbers() {
         let expected = one[3..].iter().zip(&other).map(|(x, y)| (x + y * 3.1) - x * 0.3);
         let expected: Vec<f32> = [0.0].into_iter().chain(expected).chain([0.0]).collect();
         assert_eq!(found, expected, "{isa:?}");
+        for count in 1..=lanes + 1 {
+            let mut found = [vec![7.0; lanes + 2], vec![7.0; lanes + 2]];
+            simd.run(|| {
+                let part = simd.load_up_to(count, &one, 3);
+                part.store(&mut found[0], 1);
+                simd.load(&one, 3).store_up_to(count, &mut found[1], 1);
+            });
+            for (mut found, rest) in found.into_iter().zip([0.0, 7.0]) {
+                let rest = found
+                    .split_off(1 + count.min(lanes))
+                    .into_iter()
+                    .zip(std::iter::repeat_n(rest, lanes - count.min(lanes)).chain([7.0]));
+                assert!(
+                    rest.clone().all(|(found, rest)| found == rest),
+                    "{isa:?}, {count}: {rest:?}"
+                );
+                assert_eq!(found[0], 7.0, "{isa:?}, {count}");
+                assert_eq!(found[1..], one[3..3 + count.min(lanes)], "{isa:?}, {count}");
+            }
+        }
     }
     for isa in Isa::available() {
         match isa.widest() {
@@ -87,6 +107,10 @@ fn vectors_lie_within_their_slices() {
         assert!(catch_unwind(AssertUnwindSafe(load)).is_err(), "load at {at}");
         let store = || simd.zero().store(&mut [0.0; 8], at);
         assert!(catch_unwind(AssertUnwindSafe(store)).is_err(), "store at {at}");
+        let load = || simd.load_up_to(5, &[0.0; 5], at);
+        assert!(catch_unwind(AssertUnwindSafe(load)).is_err(), "load a part at {at}");
+        let store = || simd.zero().store_up_to(5, &mut [0.0; 5], at);
+        assert!(catch_unwind(AssertUnwindSafe(store)).is_err(), "store a part at {at}");
     }
 }
 
