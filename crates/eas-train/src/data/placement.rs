@@ -89,24 +89,20 @@ impl Placement {
         mut show: impl FnMut(usize, &mut [f32]),
     ) {
         let values = to.len() / (height * width);
-        // Most rows have one margin at most, and to fill an empty one would still be a call.
-        let clear = |margin: &mut [f32]| {
-            if !margin.is_empty() {
-                margin.fill(0.0);
-            }
-        };
+        // At once: a margin of each row is hardly a few places, and to fill these would still be a call.
+        if (self.down, self.right) != (0, 0) || self.cutout.is_some() {
+            to.fill(0.0);
+        }
         for (row, to) in to.chunks_exact_mut(width * values).enumerate() {
             let from = row.checked_add_signed(self.down).filter(|row| *row < height);
-            let parts = from.map(|_| self.shown(row, (height, width))).unwrap_or_default();
-            let mut done = 0;
-            for part in parts.into_iter().filter(|part| !part.is_empty()) {
-                clear(&mut to[done * values..part.start * values]);
-                let start = if self.mirror { width - part.end } else { part.start };
-                let start = from.unwrap_or(0) * width + start.wrapping_add_signed(self.right);
-                show(start, &mut to[part.start * values..part.end * values]);
-                done = part.end;
+            let Some(from) = from else { continue };
+            for part in self.shown(row, (height, width)) {
+                if !part.is_empty() {
+                    let start = if self.mirror { width - part.end } else { part.start };
+                    let start = from * width + start.wrapping_add_signed(self.right);
+                    show(start, &mut to[part.start * values..part.end * values]);
+                }
             }
-            clear(&mut to[done * values..]);
         }
     }
 
