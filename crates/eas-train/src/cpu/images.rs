@@ -91,16 +91,26 @@ fn take_drawn(isa: Isa, drawn: &Drawn<'_>, image: usize, out: &mut [f32]) {
         scales @ [_] => place(bytes, size, placement, scales, out),
         &[red, green, blue] => {
             let scales = Scales::new([red, green, blue]);
-            placement.for_parts(
-                size,
-                out,
-                #[inline(always)]
-                |start, to| {
-                    let plane = |channel| &bytes[channel * area + start..][..to.len() / 3];
-                    let planes = [plane(0), plane(1), plane(2)];
-                    isa.pixels(Pixels { planes, scales: &scales, reversed: placement.mirror, to });
-                },
-            );
+            let plane = |channel| &bytes[channel * area..][..area];
+            let (rows, columns) = (placement.rows(height), placement.columns(width));
+            let (above, rest) = out.split_at_mut(3 * width * rows.start);
+            let (shown, below) = rest.split_at_mut(3 * width * rows.len());
+            above.fill(0.0);
+            below.fill(0.0);
+            isa.pixels(Pixels {
+                planes: [plane(0), plane(1), plane(2)],
+                width,
+                first: placement.first(rows.start, width),
+                columns,
+                reversed: placement.mirror,
+                scales: &scales,
+                to: shown,
+            });
+            if let Some((rows, columns)) = placement.cut_out(size) {
+                for row in rows {
+                    out[3 * width * row..][3 * columns.start..3 * columns.end].fill(0.0);
+                }
+            }
         }
         // Other numbers of channels are rare, and written plainly.
         scales => placement.for_parts(
@@ -132,7 +142,8 @@ mod tests {
     fn images_of_a_drawn_batch_are_those_of_the_batch_that_is_made() {
         for seed in 0..300 {
             let mut rng = Rng::new(seed);
-            let (channels, height, width) = (1 + rng.below(4), 1 + rng.below(9), 1 + rng.below(40));
+            let (channels, height) = (1 + rng.below(4), 1 + rng.below(9));
+            let width = [1 + rng.below(40), 16 * (1 + rng.below(3))][rng.below(2)];
             let (count, area) = (1 + rng.below(5), height * width);
             let shape = Shape::Image { channels, height, width };
             let bytes = (0..count * channels * area).map(|_| rng.next_u32() as u8).collect();
@@ -146,7 +157,12 @@ mod tests {
                 validation: Split::all(source).first(0),
                 classes: names,
                 normalisation: Normalisation { mean, deviation },
-                augment: Augment { pad_crop: 3, mirror: Mirror::Random, cutout: 2, mixup },
+                augment: Augment {
+                    pad_crop: [3, 17][rng.below(2)],
+                    mirror: Mirror::Random,
+                    cutout: 2 * rng.below(3),
+                    mixup,
+                },
             };
             let drawn = Batches::new(&data, count, &rng).next().unwrap();
             let made = drawn.batch().images;

@@ -93,35 +93,57 @@ impl Placement {
         if (self.down, self.right) != (0, 0) || self.cutout.is_some() {
             to.fill(0.0);
         }
-        for (row, to) in to.chunks_exact_mut(width * values).enumerate() {
-            let from = row.checked_add_signed(self.down).filter(|row| *row < height);
-            let Some(from) = from else { continue };
-            for part in self.shown(row, (height, width)) {
+        let (rows, columns) = (self.rows(height), self.columns(width));
+        let cutout = self.cut_out((height, width));
+        for row in rows {
+            let (start, end) = (columns.start, columns.end);
+            let cut = cutout.as_ref().filter(|(rows, _)| rows.contains(&row));
+            let cut = cut.map_or(end..end, |(_, columns)| columns.clone());
+            for part in [start..end.min(cut.start), start.max(cut.end)..end] {
                 if !part.is_empty() {
                     let start = if self.mirror { width - part.end } else { part.start };
-                    let start = from * width + start.wrapping_add_signed(self.right);
+                    let start = self.first(row, width).wrapping_add_unsigned(start) as usize;
+                    let to = &mut to[row * width * values..][..width * values];
                     show(start, &mut to[part.start * values..part.end * values]);
                 }
             }
         }
     }
 
-    /// The columns of a row that show the image, on both sides of the cutout.
-    #[inline(always)]
-    fn shown(&self, row: usize, (height, width): (usize, usize)) -> [Range<usize>; 2] {
-        // Columns of the crop that lie within the image.
-        let start = usize::try_from(-self.right).unwrap_or(0).min(width);
-        let end = width.saturating_sub(usize::try_from(self.right).unwrap_or(0)).max(start);
-        let (start, end) = if self.mirror { (width - end, width - start) } else { (start, end) };
-        let cut = self.cutout.and_then(|(down, right, side)| {
-            let span = |centre: usize, end: usize| {
-                (centre + side / 2 + 1).saturating_sub(side)..(centre + side / 2 + 1).min(end)
-            };
-            span(down, height).contains(&row).then(|| span(right, width))
-        });
-        let cut = cut.unwrap_or(end..end);
-        [start..end.min(cut.start), start.max(cut.end)..end]
+    /// The rows of the crop that show the image.
+    pub(crate) fn rows(&self, height: usize) -> Range<usize> {
+        shown(self.down, height)
     }
+
+    /// The columns of the crop that show the image, but for the cutout.
+    pub(crate) fn columns(&self, width: usize) -> Range<usize> {
+        let Range { start, end } = shown(self.right, width);
+        if self.mirror { width - end..width - start } else { start..end }
+    }
+
+    /// The rows and columns that are cut out.
+    pub(crate) fn cut_out(
+        &self,
+        (height, width): (usize, usize),
+    ) -> Option<(Range<usize>, Range<usize>)> {
+        let (down, right, side) = self.cutout?;
+        let span = |centre: usize, end: usize| {
+            (centre + side / 2 + 1).saturating_sub(side)..(centre + side / 2 + 1).min(end)
+        };
+        Some((span(down, height), span(right, width)))
+    }
+
+    /// Where in a plane the pixel would stand that a row shows in its first column, or in its last one, if it is
+    /// mirrored.
+    pub(crate) fn first(&self, row: usize, width: usize) -> isize {
+        (row as isize + self.down) * width as isize + self.right
+    }
+}
+
+/// The rows or columns of a crop, of so many, that show the image, which they are `offset` behind.
+fn shown(offset: isize, size: usize) -> Range<usize> {
+    let start = usize::try_from(-offset).unwrap_or(0).min(size);
+    start..size.saturating_sub(usize::try_from(offset).unwrap_or(0)).max(start)
 }
 
 #[cfg(test)]

@@ -211,14 +211,17 @@ impl Isa {
     /// Makes pixels of planes.
     ///
     /// # Panics
-    /// Where a plane hasn't a byte for each pixel.
-    #[inline(always)]
+    /// Where rows aren't whole, or a plane hasn't a byte for each pixel.
     pub(super) fn pixels(self, job: Pixels<'_>) {
-        let fits = |plane: &&[u8]| 3 * plane.len() == job.to.len();
-        assert!(job.planes.iter().all(fits), "a plane has a byte for each pixel");
+        assert!(job.fits(), "a plane has a byte for each pixel");
         match self.vectors() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if job.to.len() / 3 >= pixels::GROUP => {
+            Isa::Avx512Bf16 | Isa::Avx512 if job.width.is_multiple_of(pixels::WIDE_GROUP) => {
+                // SAFETY: the bounds were checked, and the instruction set was detected.
+                unsafe { pixels::by_wide_groups(job) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if job.columns.len() >= pixels::GROUP => {
                 // SAFETY: the bounds were checked, and the instruction set was detected.
                 unsafe { pixels::by_groups(job) }
             }

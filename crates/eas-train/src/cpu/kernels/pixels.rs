@@ -2,23 +2,25 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::memory::LINE;
 use crate::data::Scale;
 
-/// Pixels that are made at once.
+/// Pixels that are made at once with AVX2, and with AVX-512.
 pub(super) const GROUP: usize = 8;
+pub(super) const WIDE_GROUP: usize = 16;
 
 /// What the bytes of three channels become, for each value of a group: times a factor, less a shift.
 pub(in crate::cpu) struct Scales {
-    factors: [f32; 3 * GROUP],
-    shifts: [f32; 3 * GROUP],
+    factors: [f32; 3 * WIDE_GROUP],
+    shifts: [f32; 3 * WIDE_GROUP],
 }
 
 impl Scales {
     pub(in crate::cpu) fn new(channels: [Scale; 3]) -> Self {
-        let mut scales = Scales { factors: [0.0; 3 * GROUP], shifts: [0.0; 3 * GROUP] };
+        let mut scales = Scales { factors: [0.0; 3 * WIDE_GROUP], shifts: [0.0; 3 * WIDE_GROUP] };
         let values = scales.factors.iter_mut().zip(&mut scales.shifts).enumerate();
         for (place, (factor, shift)) in values {
             (*factor, *shift) = channels[place % 3];
@@ -27,27 +29,59 @@ impl Scales {
     }
 }
 
-/// Pixels of three channels, and the bytes that they are made of.
+/// Rows of pixels of three channels, and the bytes that they are made of.
 pub(in crate::cpu) struct Pixels<'a> {
+    /// Rows of `width` bytes.
     pub(in crate::cpu) planes: [&'a [u8]; 3],
-    pub(in crate::cpu) scales: &'a Scales,
-    /// Whether the last byte is the first pixel's.
+    pub(in crate::cpu) width: usize,
+    /// Where in its plane a byte would stand that is made the pixel in the first row and column, or the last one where
+    /// rows are reversed.
+    pub(in crate::cpu) first: isize,
+    /// The columns of pixels that are made of bytes; the others are 0.
+    pub(in crate::cpu) columns: Range<usize>,
     pub(in crate::cpu) reversed: bool,
-    /// `[pixel][channel]`.
+    pub(in crate::cpu) scales: &'a Scales,
+    /// `[row][column][channel]`.
     pub(in crate::cpu) to: &'a mut [f32],
 }
 
 impl Pixels<'_> {
+    /// Whether rows are whole, and planes have a byte for each pixel that is made of one.
+    pub(super) fn fits(&self) -> bool {
+        let row = 3 * self.width;
+        if row == 0 || !self.to.len().is_multiple_of(row) || self.columns.end > self.width {
+            return false;
+        }
+        let rows = self.to.len() / row;
+        if rows == 0 || self.columns.is_empty() {
+            return true;
+        }
+        let first = self.first.checked_add_unsigned(self.least());
+        let Some(first) = first.and_then(|first| usize::try_from(first).ok()) else { return false };
+        let end = (rows - 1) * self.width + self.columns.len();
+        self.planes.iter().all(|plane| first <= plane.len() && end <= plane.len() - first)
+    }
+
+    /// Bytes of a row before the first that is made a pixel, from where its first or last pixel's would stand.
+    fn least(&self) -> usize {
+        if self.reversed { self.width - self.columns.end } else { self.columns.start }
+    }
+
     /// By plain loops.
     #[inline(always)]
     pub(super) fn make(self) {
         let Scales { factors, shifts } = self.scales;
-        let last = self.to.len() / 3;
-        for (place, pixel) in self.to.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-            let from = if self.reversed { last - 1 - place } else { place };
-            for (channel, value) in pixel.iter_mut().enumerate() {
-                let byte = f32::from(self.planes[channel][from]);
-                *value = byte * factors[channel] - shifts[channel];
+        let (count, least) = (self.columns.len(), self.least());
+        for (row, to) in self.to.chunks_exact_mut(3 * self.width).enumerate() {
+            to.fill(0.0);
+            let start = self.first.wrapping_add_unsigned(row * self.width + least) as usize;
+            let to = &mut to[3 * self.columns.start..3 * self.columns.end];
+            for (place, pixel) in to.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+                let from = if self.reversed { count - 1 - place } else { place };
+                for (channel, value) in pixel.iter_mut().enumerate() {
+                    let byte = f32::from(self.planes[channel][start + from]);
+                    *value = byte * factors[channel] - shifts[channel];
+                }
             }
         }
     }
@@ -91,18 +125,21 @@ const fn order(reversed: bool) -> [[i8; 16]; 4] {
     order
 }
 
-/// Makes pixels, eight at once. Where they aren't a multiple of eight the last ones are made twice.
+/// Makes pixels, eight at once. Where they aren't a multiple of eight the last ones of a row are made twice.
 ///
 /// # Safety
-/// Needs AVX2, at least [`GROUP`] bytes in each plane, as many in all, and room for three values of each.
+/// Needs AVX2, a job that fits, and at least [`GROUP`] columns.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-#[inline] // It is called for each row of an image.
 pub(super) unsafe fn by_groups(job: Pixels<'_>) {
     const ORDERS: [[[i8; 16]; 4]; 2] = [order(false), order(true)];
-    let count = job.planes[0].len();
+    let (count, least, row) = (job.columns.len(), job.least(), 3 * job.width);
+    // At once: a margin of each row is hardly a few places, and to fill these would still be a call.
+    if count < job.width {
+        job.to.fill(0.0);
+    }
     // SAFETY: all that is read of arrays lies within them; a group starts GROUP pixels before the last one
-    // at most, and the caller promises that there are as many.
+    // at most, and the caller promises that there are as many, with a byte in each plane.
     unsafe {
         let order = &ORDERS[usize::from(job.reversed)];
         let [first_rg, first_b, last_rg, last_b] = [0, 1, 2, 3].map(
@@ -118,22 +155,102 @@ pub(super) unsafe fn by_groups(job: Pixels<'_>) {
             #[inline(always)]
             |start| _mm256_loadu_ps(job.scales.shifts.as_ptr().add(start)),
         );
-        for place in (0..count).step_by(GROUP) {
-            let place = place.min(count - GROUP);
-            let from = if job.reversed { count - GROUP - place } else { place };
-            let [r, g, b] = job.planes.map(
-                #[inline(always)]
-                |plane| _mm_loadl_epi64(plane.as_ptr().add(from).cast()),
-            );
-            let rg = _mm_unpacklo_epi8(r, g);
-            let first = _mm_or_si128(_mm_shuffle_epi8(rg, first_rg), _mm_shuffle_epi8(b, first_b));
-            let last = _mm_or_si128(_mm_shuffle_epi8(rg, last_rg), _mm_shuffle_epi8(b, last_b));
-            let bytes = [first, _mm_srli_si128::<8>(first), last];
-            let to = job.to.as_mut_ptr().add(3 * place);
-            for part in 0..3 {
-                let value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes[part]));
-                let value = _mm256_sub_ps(_mm256_mul_ps(value, factors[part]), shifts[part]);
-                _mm256_storeu_ps(to.add(GROUP * part), value);
+        for (index, to) in job.to.chunks_exact_mut(row).enumerate() {
+            let start = job.first.wrapping_add_unsigned(index * job.width + least);
+            let to = to.as_mut_ptr().add(3 * job.columns.start);
+            for place in (0..count).step_by(GROUP) {
+                let place = place.min(count - GROUP);
+                let from = if job.reversed { count - GROUP - place } else { place };
+                let [r, g, b] = job.planes.map(
+                    #[inline(always)]
+                    |plane| _mm_loadl_epi64(plane.as_ptr().offset(start).add(from).cast()),
+                );
+                let rg = _mm_unpacklo_epi8(r, g);
+                let first =
+                    _mm_or_si128(_mm_shuffle_epi8(rg, first_rg), _mm_shuffle_epi8(b, first_b));
+                let last = _mm_or_si128(_mm_shuffle_epi8(rg, last_rg), _mm_shuffle_epi8(b, last_b));
+                let bytes = [first, _mm_srli_si128::<8>(first), last];
+                for part in 0..3 {
+                    let value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes[part]));
+                    let value = _mm256_sub_ps(_mm256_mul_ps(value, factors[part]), shifts[part]);
+                    _mm256_storeu_ps(to.add(3 * place + GROUP * part), value);
+                }
+            }
+        }
+    }
+}
+
+/// Where the bytes of a wide group come from, `[vector][channel]`: sixteen values each. NONE makes a byte 0, so that the
+/// channels' can be joined by an OR.
+#[cfg(target_arch = "x86_64")]
+const fn wide_order(reversed: bool) -> [[[i8; 16]; 3]; 3] {
+    const NONE: i8 = -1;
+    let mut order = [[[NONE; 16]; 3]; 3];
+    let mut value = 0;
+    while value < 3 * WIDE_GROUP {
+        let (pixel, channel) = (value / 3, value % 3);
+        let from = if reversed { WIDE_GROUP - 1 - pixel } else { pixel };
+        order[value / 16][channel][value % 16] = from as i8;
+        value += 1;
+    }
+    order
+}
+
+/// Makes pixels, sixteen at once, and what isn't made of bytes 0 under masks, so that rows are written whole.
+///
+/// # Safety
+/// Needs AVX-512 with byte operations, a job that fits, and rows of whole groups of [`WIDE_GROUP`] pixels.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn by_wide_groups(job: Pixels<'_>) {
+    const ORDERS: [[[[i8; 16]; 3]; 3]; 2] = [wide_order(false), wide_order(true)];
+    let order = &ORDERS[usize::from(job.reversed)];
+    let mut orders = [[_mm_setzero_si128(); 3]; 3];
+    let (mut factors, mut shifts) = ([_mm512_setzero_ps(); 3], [_mm512_setzero_ps(); 3]);
+    for part in 0..3 {
+        // SAFETY: the arrays have so many numbers.
+        unsafe {
+            factors[part] = _mm512_loadu_ps(job.scales.factors.as_ptr().add(16 * part));
+            shifts[part] = _mm512_loadu_ps(job.scales.shifts.as_ptr().add(16 * part));
+            for channel in 0..3 {
+                orders[part][channel] = _mm_loadu_si128(order[part][channel].as_ptr().cast());
+            }
+        }
+    }
+    for group in (0..job.width).step_by(WIDE_GROUP) {
+        // A bit for each column that is made of bytes, and for each of its values.
+        let within = |column: usize| column.clamp(group, group + WIDE_GROUP) - group;
+        let (start, end) = (within(job.columns.start), within(job.columns.end));
+        let bits = |start: usize, end: usize| (1u64 << end) - (1 << start);
+        let columns = bits(start, end.max(start)) as u16;
+        let values = bits(3 * start, 3 * end.max(start));
+        let (from, bytes) = if job.reversed {
+            (job.width - WIDE_GROUP - group, columns.reverse_bits())
+        } else {
+            (group, columns)
+        };
+        for (row, to) in job.to.chunks_exact_mut(3 * job.width).enumerate() {
+            let from = job.first.wrapping_add_unsigned(row * job.width + from);
+            // SAFETY: what the masks let read is in the planes, as the job fits; the row has the group's values.
+            unsafe {
+                let [r, g, b] = job.planes.map(
+                    #[inline(always)]
+                    |plane| {
+                        _mm_maskz_loadu_epi8(bytes, plane.as_ptr().wrapping_offset(from).cast())
+                    },
+                );
+                let to = to.as_mut_ptr().add(3 * group);
+                for part in 0..3 {
+                    let order = orders[part];
+                    let rg =
+                        _mm_or_si128(_mm_shuffle_epi8(r, order[0]), _mm_shuffle_epi8(g, order[1]));
+                    let found = _mm_or_si128(rg, _mm_shuffle_epi8(b, order[2]));
+                    let value = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(found));
+                    let value = _mm512_mul_ps(value, factors[part]);
+                    let made = (values >> (16 * part)) as u16;
+                    let value = _mm512_maskz_sub_ps(made, value, shifts[part]);
+                    _mm512_storeu_ps(to.add(16 * part), value);
+                }
             }
         }
     }

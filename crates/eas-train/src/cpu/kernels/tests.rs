@@ -651,33 +651,65 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn pixels_are_the_bytes_of_their_planes_scaled() {
     let channels = [(0.016, 1.9), (0.017, 2.1), (0.015, 1.7)];
     let scales = Scales::new(channels);
-    let counts = (0..=40).chain([61, 64]).filter(|count| !cfg!(miri) || count % 3 == 0);
-    for (count, isa) in
-        counts.flat_map(|count| Isa::available().into_iter().map(move |isa| (count, isa)))
+    let widths = (1..=40).chain([48, 61, 64]).filter(|width| !cfg!(miri) || width % 8 == 0);
+    for (width, isa) in
+        widths.flat_map(|width| Isa::available().into_iter().map(move |isa| (width, isa)))
     {
-        let mut rng = Rng::new(count as u64);
-        let mut plane = || (0..count).map(|_| rng.next_u32() as u8).collect::<Vec<u8>>();
-        let bytes = [plane(), plane(), plane()];
-        for reversed in [false, true] {
+        for seed in 0..6 {
+            let mut rng = Rng::new(seed);
+            let (rows, above) = (rng.below(4), rng.below(2));
+            // Of all columns, a byte stands beyond the plane, right or left, for none that is made.
+            let margin = if seed % 2 == 0 { 0 } else { rng.below(width + 1) };
+            let (columns, reversed) = match rng.below(2) {
+                0 => (margin..width, rng.below(2) == 0),
+                _ => (0..width - margin, rng.below(2) == 0),
+            };
+            let is_left = (columns.start > 0) != reversed;
+            let first = above * width;
+            let first = if is_left { first.wrapping_sub(margin) } else { first + margin } as isize;
+            let size = (rows + above) * width;
+            let mut plane = || (0..size).map(|_| rng.next_u32() as u8).collect::<Vec<u8>>();
+            let bytes = [plane(), plane(), plane()];
             let planes = [&bytes[0][..], &bytes[1], &bytes[2]];
-            let mut found = vec![f32::NAN; 3 * count];
-            isa.pixels(Pixels { planes, scales: &scales, reversed, to: &mut found });
+            let mut found = vec![f32::NAN; 3 * width * rows];
+            let (scales, to) = (&scales, &mut found[..]);
+            let of = columns.clone();
+            isa.pixels(Pixels { planes, width, first, columns, reversed, scales, to });
             for (place, found) in found.iter().enumerate() {
                 let (pixel, channel) = (place / 3, place % 3);
-                let from = if reversed { count - 1 - pixel } else { pixel };
+                let (row, column) = (pixel / width, pixel % width);
+                let from = if reversed { width - 1 - column } else { column };
                 let (factor, shift) = channels[channel];
-                let expected = f32::from(bytes[channel][from]) * factor - shift;
-                let what = format!("{isa:?}, {count} pixels, reversed: {reversed}, place {place}");
+                let expected = if of.contains(&column) {
+                    let from = first.wrapping_add_unsigned(row * width + from) as usize;
+                    f32::from(bytes[channel][from]) * factor - shift
+                } else {
+                    0.0
+                };
+                let what = format!(
+                    "{isa:?}, {rows} rows of {width}, {of:?}, reversed: {reversed}, place {place}"
+                );
                 assert_eq!(found.to_bits(), expected.to_bits(), "{what}");
             }
         }
     }
-    let (short, long) = (&[0; 9][..], &[0; 10][..]);
+    let (short, long) = (&[0; 31][..], &[0; 32][..]);
     for isa in Isa::available() {
-        for (planes, count) in [([long, short, long], 30), ([long; 3], 29), ([long; 3], 32)] {
-            let to = &mut [0.0; 32][..count];
-            let job = Pixels { planes, scales: &scales, reversed: false, to };
-            let what = format!("{isa:?}, {count} values");
+        let cases = [
+            ([long, short, long], 16, 0, 0..16, 96),
+            ([long; 3], 16, 0, 0..16, 95),
+            ([long; 3], 16, 0, 0..17, 96),
+            ([long; 3], 16, 1, 0..16, 96),
+            ([long; 3], 16, -1, 0..16, 96),
+            ([long; 3], 8, isize::MAX, 1..8, 96),
+            ([long; 3], 0, 0, 0..0, 0),
+        ];
+        for (planes, width, first, columns, count) in cases {
+            let to = &mut [0.0; 96][..count];
+            let what =
+                format!("{isa:?}, rows of {width} from {first}, {columns:?}, {count} values");
+            let scales = &scales;
+            let job = Pixels { planes, width, first, columns, reversed: false, scales, to };
             assert!(catch_unwind(AssertUnwindSafe(|| isa.pixels(job))).is_err(), "{what}");
         }
     }
