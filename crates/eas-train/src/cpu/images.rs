@@ -100,7 +100,7 @@ fn take_drawn(isa: Isa, drawn: &Drawn<'_>, image: usize, out: &mut [f32]) {
             isa.pixels(Pixels {
                 planes: [plane(0), plane(1), plane(2)],
                 width,
-                first: placement.first(rows.start, width),
+                start: placement.start(rows.start, &columns, width),
                 columns,
                 reversed: placement.mirror,
                 scales: &scales,

@@ -1,4 +1,4 @@
-//! How an image is cut from its padded form, mirrored, cut out and normalised: in one pass over its pixels.
+//! How an image is cut from its padded form, mirrored, cut out and normalised.
 
 use std::ops::Range;
 
@@ -101,10 +101,9 @@ impl Placement {
             let cut = cut.map_or(end..end, |(_, columns)| columns.clone());
             for part in [start..end.min(cut.start), start.max(cut.end)..end] {
                 if !part.is_empty() {
-                    let start = if self.mirror { width - part.end } else { part.start };
-                    let start = self.first(row, width).wrapping_add_unsigned(start) as usize;
                     let to = &mut to[row * width * values..][..width * values];
-                    show(start, &mut to[part.start * values..part.end * values]);
+                    let to = &mut to[part.start * values..part.end * values];
+                    show(self.start(row, &part, width), to);
                 }
             }
         }
@@ -133,10 +132,11 @@ impl Placement {
         Some((span(down, height), span(right, width)))
     }
 
-    /// Where in a plane the pixel would stand that a row shows in its first column, or in its last one, if it is
-    /// mirrored.
-    pub(crate) fn first(&self, row: usize, width: usize) -> isize {
-        (row as isize + self.down) * width as isize + self.right
+    /// Where in a plane the first pixel stands that a row shows in some columns. Where it shows none it means nothing.
+    pub(crate) fn start(&self, row: usize, columns: &Range<usize>, width: usize) -> usize {
+        let first = if self.mirror { width - columns.end } else { columns.start };
+        let row = row.wrapping_add_signed(self.down);
+        row.wrapping_mul(width).wrapping_add(first).wrapping_add_signed(self.right)
     }
 }
 

@@ -211,9 +211,12 @@ impl Isa {
     /// Makes pixels of planes.
     ///
     /// # Panics
-    /// Where rows aren't whole, or a plane hasn't a byte for each pixel.
+    /// Where rows aren't whole, or a plane hasn't a byte for each pixel that is made of one.
     pub(super) fn pixels(self, job: Pixels<'_>) {
-        assert!(job.fits(), "a plane has a byte for each pixel");
+        assert!(
+            job.fits(),
+            "rows are whole, and planes have a byte for each pixel that is made of one"
+        );
         match self.vectors() {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 if job.width.is_multiple_of(pixels::WIDE_GROUP) => {

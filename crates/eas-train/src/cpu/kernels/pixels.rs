@@ -8,8 +8,11 @@ use std::ops::Range;
 use crate::cpu::memory::LINE;
 use crate::data::Scale;
 
-/// Pixels that are made at once with AVX2, and with AVX-512.
+/// Pixels that are made at once with AVX2.
+#[cfg(target_arch = "x86_64")]
 pub(super) const GROUP: usize = 8;
+
+/// Pixels that are made at once with AVX-512.
 pub(super) const WIDE_GROUP: usize = 16;
 
 /// What the bytes of three channels become, for each value of a group: times a factor, less a shift.
@@ -34,11 +37,11 @@ pub(in crate::cpu) struct Pixels<'a> {
     /// Rows of `width` bytes.
     pub(in crate::cpu) planes: [&'a [u8]; 3],
     pub(in crate::cpu) width: usize,
-    /// Where in its plane a byte would stand that is made the pixel in the first row and column, or the last one where
-    /// rows are reversed.
-    pub(in crate::cpu) first: isize,
+    /// Where in its plane the first byte stands that is made a pixel.
+    pub(in crate::cpu) start: usize,
     /// The columns of pixels that are made of bytes; the others are 0.
     pub(in crate::cpu) columns: Range<usize>,
+    /// Whether the first byte of a row is made the last of these columns.
     pub(in crate::cpu) reversed: bool,
     pub(in crate::cpu) scales: &'a Scales,
     /// `[row][column][channel]`.
@@ -48,39 +51,33 @@ pub(in crate::cpu) struct Pixels<'a> {
 impl Pixels<'_> {
     /// Whether rows are whole, and planes have a byte for each pixel that is made of one.
     pub(super) fn fits(&self) -> bool {
-        let row = 3 * self.width;
-        if row == 0 || !self.to.len().is_multiple_of(row) || self.columns.end > self.width {
+        let Range { start, end } = self.columns;
+        let Some(row) = self.width.checked_mul(3).filter(|row| *row > 0) else { return false };
+        if !self.to.len().is_multiple_of(row) || start > end || end > self.width {
             return false;
         }
         let rows = self.to.len() / row;
-        if rows == 0 || self.columns.is_empty() {
+        if rows == 0 || start == end {
             return true;
         }
-        let first = self.first.checked_add_unsigned(self.least());
-        let Some(first) = first.and_then(|first| usize::try_from(first).ok()) else { return false };
-        let end = (rows - 1) * self.width + self.columns.len();
-        self.planes.iter().all(|plane| first <= plane.len() && end <= plane.len() - first)
-    }
-
-    /// Bytes of a row before the first that is made a pixel, from where its first or last pixel's would stand.
-    fn least(&self) -> usize {
-        if self.reversed { self.width - self.columns.end } else { self.columns.start }
+        let used = self.start.checked_add((rows - 1) * self.width + (end - start));
+        used.is_some_and(|used| self.planes.iter().all(|plane| used <= plane.len()))
     }
 
     /// By plain loops.
-    #[inline(always)]
     pub(super) fn make(self) {
         let Scales { factors, shifts } = self.scales;
-        let (count, least) = (self.columns.len(), self.least());
+        let count = self.columns.len();
+        if count < self.width {
+            self.to.fill(0.0);
+        }
         for (row, to) in self.to.chunks_exact_mut(3 * self.width).enumerate() {
-            to.fill(0.0);
-            let start = self.first.wrapping_add_unsigned(row * self.width + least) as usize;
             let to = &mut to[3 * self.columns.start..3 * self.columns.end];
             for (place, pixel) in to.as_chunks_mut::<3>().0.iter_mut().enumerate() {
                 let from = if self.reversed { count - 1 - place } else { place };
                 for (channel, value) in pixel.iter_mut().enumerate() {
-                    let byte = f32::from(self.planes[channel][start + from]);
-                    *value = byte * factors[channel] - shifts[channel];
+                    let byte = self.planes[channel][self.start + row * self.width + from];
+                    *value = f32::from(byte) * factors[channel] - shifts[channel];
                 }
             }
         }
@@ -133,7 +130,7 @@ const fn order(reversed: bool) -> [[i8; 16]; 4] {
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn by_groups(job: Pixels<'_>) {
     const ORDERS: [[[i8; 16]; 4]; 2] = [order(false), order(true)];
-    let (count, least, row) = (job.columns.len(), job.least(), 3 * job.width);
+    let count = job.columns.len();
     // At once: a margin of each row is hardly a few places, and to fill these would still be a call.
     if count < job.width {
         job.to.fill(0.0);
@@ -155,15 +152,15 @@ pub(super) unsafe fn by_groups(job: Pixels<'_>) {
             #[inline(always)]
             |start| _mm256_loadu_ps(job.scales.shifts.as_ptr().add(start)),
         );
-        for (index, to) in job.to.chunks_exact_mut(row).enumerate() {
-            let start = job.first.wrapping_add_unsigned(index * job.width + least);
+        for (row, to) in job.to.chunks_exact_mut(3 * job.width).enumerate() {
+            let start = job.start + row * job.width;
             let to = to.as_mut_ptr().add(3 * job.columns.start);
             for place in (0..count).step_by(GROUP) {
                 let place = place.min(count - GROUP);
                 let from = if job.reversed { count - GROUP - place } else { place };
                 let [r, g, b] = job.planes.map(
                     #[inline(always)]
-                    |plane| _mm_loadl_epi64(plane.as_ptr().offset(start).add(from).cast()),
+                    |plane| _mm_loadl_epi64(plane.as_ptr().add(start + from).cast()),
                 );
                 let rg = _mm_unpacklo_epi8(r, g);
                 let first =
@@ -199,9 +196,9 @@ const fn wide_order(reversed: bool) -> [[[i8; 16]; 3]; 3] {
 /// Makes pixels, sixteen at once, and what isn't made of bytes 0 under masks, so that rows are written whole.
 ///
 /// # Safety
-/// Needs AVX-512 with byte operations, a job that fits, and rows of whole groups of [`WIDE_GROUP`] pixels.
+/// Needs AVX-512 (F, BW and VL), a job that fits, and rows of whole groups of [`WIDE_GROUP`] pixels.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn by_wide_groups(job: Pixels<'_>) {
     const ORDERS: [[[[i8; 16]; 3]; 3]; 2] = [wide_order(false), wide_order(true)];
     let order = &ORDERS[usize::from(job.reversed)];
@@ -224,20 +221,20 @@ pub(super) unsafe fn by_wide_groups(job: Pixels<'_>) {
         let bits = |start: usize, end: usize| (1u64 << end) - (1 << start);
         let columns = bits(start, end.max(start)) as u16;
         let values = bits(3 * start, 3 * end.max(start));
-        let (from, bytes) = if job.reversed {
-            (job.width - WIDE_GROUP - group, columns.reverse_bits())
+        // Where the group's bytes begin, which may be beyond the plane, and which of them are made pixels.
+        let (begin, bytes) = if job.reversed {
+            (job.columns.end.wrapping_sub(WIDE_GROUP + group), columns.reverse_bits())
         } else {
-            (group, columns)
+            (group.wrapping_sub(job.columns.start), columns)
         };
+        let begin = job.start.wrapping_add(begin);
         for (row, to) in job.to.chunks_exact_mut(3 * job.width).enumerate() {
-            let from = job.first.wrapping_add_unsigned(row * job.width + from);
+            let begin = begin.wrapping_add(row * job.width);
             // SAFETY: what the masks let read is in the planes, as the job fits; the row has the group's values.
             unsafe {
                 let [r, g, b] = job.planes.map(
                     #[inline(always)]
-                    |plane| {
-                        _mm_maskz_loadu_epi8(bytes, plane.as_ptr().wrapping_offset(from).cast())
-                    },
+                    |plane| _mm_maskz_loadu_epi8(bytes, plane.as_ptr().wrapping_add(begin).cast()),
                 );
                 let to = to.as_mut_ptr().add(3 * group);
                 for part in 0..3 {

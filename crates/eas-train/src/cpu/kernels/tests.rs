@@ -655,18 +655,15 @@ fn pixels_are_the_bytes_of_their_planes_scaled() {
     for (width, isa) in
         widths.flat_map(|width| Isa::available().into_iter().map(move |isa| (width, isa)))
     {
-        for seed in 0..6 {
-            let mut rng = Rng::new(seed);
-            let (rows, above) = (rng.below(4), rng.below(2));
-            // Of all columns, a byte stands beyond the plane, right or left, for none that is made.
-            let margin = if seed % 2 == 0 { 0 } else { rng.below(width + 1) };
-            let (columns, reversed) = match rng.below(2) {
-                0 => (margin..width, rng.below(2) == 0),
-                _ => (0..width - margin, rng.below(2) == 0),
-            };
-            let is_left = (columns.start > 0) != reversed;
-            let first = above * width;
-            let first = if is_left { first.wrapping_sub(margin) } else { first + margin } as isize;
+        for case in 0..16 {
+            let mut rng = Rng::new((16 * width + case) as u64);
+            let (rows, above) = (rng.below(3) + usize::from(case > 0), rng.below(2));
+            let (reversed, is_left, has_margin) =
+                (case % 2 == 0, case / 2 % 2 == 0, case / 4 % 2 == 0);
+            let margin = if has_margin { rng.below(width + 1) } else { 0 };
+            let columns = if is_left { margin..width } else { 0..width - margin };
+            // Planes begin or end with the first or the last byte that is made a pixel.
+            let start = above * width + if case < 8 { 0 } else { margin };
             let size = (rows + above) * width;
             let mut plane = || (0..size).map(|_| rng.next_u32() as u8).collect::<Vec<u8>>();
             let bytes = [plane(), plane(), plane()];
@@ -674,15 +671,15 @@ fn pixels_are_the_bytes_of_their_planes_scaled() {
             let mut found = vec![f32::NAN; 3 * width * rows];
             let (scales, to) = (&scales, &mut found[..]);
             let of = columns.clone();
-            isa.pixels(Pixels { planes, width, first, columns, reversed, scales, to });
+            isa.pixels(Pixels { planes, width, start, columns, reversed, scales, to });
             for (place, found) in found.iter().enumerate() {
                 let (pixel, channel) = (place / 3, place % 3);
                 let (row, column) = (pixel / width, pixel % width);
-                let from = if reversed { width - 1 - column } else { column };
                 let (factor, shift) = channels[channel];
                 let expected = if of.contains(&column) {
-                    let from = first.wrapping_add_unsigned(row * width + from) as usize;
-                    f32::from(bytes[channel][from]) * factor - shift
+                    let from = if reversed { of.end - 1 - column } else { column - of.start };
+                    let byte = bytes[channel][start + row * width + from];
+                    f32::from(byte) * factor - shift
                 } else {
                     0.0
                 };
@@ -695,21 +692,23 @@ fn pixels_are_the_bytes_of_their_planes_scaled() {
     }
     let (short, long) = (&[0; 31][..], &[0; 32][..]);
     for isa in Isa::available() {
+        let wrapping = usize::MAX / 3 + 1;
         let cases = [
             ([long, short, long], 16, 0, 0..16, 96),
             ([long; 3], 16, 0, 0..16, 95),
             ([long; 3], 16, 0, 0..17, 96),
+            ([long; 3], 16, 0, Range { start: 9, end: 8 }, 96),
             ([long; 3], 16, 1, 0..16, 96),
-            ([long; 3], 16, -1, 0..16, 96),
-            ([long; 3], 8, isize::MAX, 1..8, 96),
+            ([long; 3], 16, usize::MAX, 1..16, 96),
+            ([long; 3], wrapping, 0, 0..8, wrapping.wrapping_mul(3)),
             ([long; 3], 0, 0, 0..0, 0),
         ];
-        for (planes, width, first, columns, count) in cases {
+        for (planes, width, start, columns, count) in cases {
             let to = &mut [0.0; 96][..count];
             let what =
-                format!("{isa:?}, rows of {width} from {first}, {columns:?}, {count} values");
+                format!("{isa:?}, rows of {width} from {start}, {columns:?}, {count} values");
             let scales = &scales;
-            let job = Pixels { planes, width, first, columns, reversed: false, scales, to };
+            let job = Pixels { planes, width, start, columns, reversed: false, scales, to };
             assert!(catch_unwind(AssertUnwindSafe(|| isa.pixels(job))).is_err(), "{what}");
         }
     }
