@@ -106,14 +106,10 @@ fn take_drawn(isa: Isa, drawn: &Drawn<'_>, image: usize, out: &mut [f32]) {
                 scales: &scales,
                 to: shown,
             });
-            if let Some((rows, columns)) = placement.cut_out(size) {
-                for row in rows {
-                    out[3 * width * row..][3 * columns.start..3 * columns.end].fill(0.0);
-                }
-            }
+            placement.clear_cutout(size, out);
         }
         // Other numbers of channels are rare, and written plainly.
-        scales => placement.for_parts(
+        scales => placement.for_rows(
             size,
             out,
             #[inline(always)]

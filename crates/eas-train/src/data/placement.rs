@@ -40,7 +40,7 @@ pub(crate) fn place(
     let area = size.0 * size.1;
     let planes = image.chunks_exact(area).zip(to.chunks_exact_mut(area));
     for ((plane, to), (factor, shift)) in planes.zip(scales) {
-        placement.for_parts(
+        placement.for_rows(
             size,
             to,
             #[inline(always)]
@@ -78,11 +78,11 @@ impl Placement {
         Placement { down, right, mirror, cutout }
     }
 
-    /// Goes through the rows of `to`, `[row][column][values]`, of an image of this height and width: sets what
-    /// doesn't show the image to 0, the mean once normalised, and gives `show` what does, with the
-    /// place in a plane of its first pixel; of its last one, if it is mirrored.
+    /// Writes `to`, `[row][column][values]`, of an image of this height and width: gives `show` what of a row shows the
+    /// image, with the place in a plane of its first pixel, or of its last one, if it is mirrored, and sets the rest to
+    /// 0, the mean once normalised.
     #[inline(always)]
-    pub(crate) fn for_parts(
+    pub(crate) fn for_rows(
         self,
         (height, width): (usize, usize),
         to: &mut [f32],
@@ -90,22 +90,31 @@ impl Placement {
     ) {
         let values = to.len() / (height * width);
         // At once: a margin of each row is hardly a few places, and to fill these would still be a call.
-        if (self.down, self.right) != (0, 0) || self.cutout.is_some() {
+        if (self.down, self.right) != (0, 0) {
             to.fill(0.0);
         }
-        let (rows, columns) = (self.rows(height), self.columns(width));
-        let cutout = self.cut_out((height, width));
-        for row in rows {
-            let (start, end) = (columns.start, columns.end);
-            let cut = cutout.as_ref().filter(|(rows, _)| rows.contains(&row));
-            let cut = cut.map_or(end..end, |(_, columns)| columns.clone());
-            for part in [start..end.min(cut.start), start.max(cut.end)..end] {
-                if !part.is_empty() {
-                    let to = &mut to[row * width * values..][..width * values];
-                    let to = &mut to[part.start * values..part.end * values];
-                    show(self.start(row, &part, width), to);
-                }
+        let columns = self.columns(width);
+        if !columns.is_empty() {
+            for row in self.rows(height) {
+                let to = &mut to[row * width * values..][..width * values];
+                let to = &mut to[columns.start * values..columns.end * values];
+                show(self.start(row, &columns, width), to);
             }
+        }
+        self.clear_cutout((height, width), to);
+    }
+
+    /// Sets what is cut out of an image, `[row][column][values]` of this height and width, to 0.
+    pub(crate) fn clear_cutout(&self, (height, width): (usize, usize), image: &mut [f32]) {
+        let Some((down, right, side)) = self.cutout else { return };
+        let values = image.len() / (height * width);
+        let span = |centre: usize, end: usize| {
+            (centre + side / 2 + 1).saturating_sub(side)..(centre + side / 2 + 1).min(end)
+        };
+        let columns = span(right, width);
+        for row in span(down, height) {
+            let row = &mut image[row * width * values..][..width * values];
+            row[columns.start * values..columns.end * values].fill(0.0);
         }
     }
 
@@ -114,22 +123,10 @@ impl Placement {
         shown(self.down, height)
     }
 
-    /// The columns of the crop that show the image, but for the cutout.
+    /// The columns of the crop that show it, but for the cutout.
     pub(crate) fn columns(&self, width: usize) -> Range<usize> {
         let Range { start, end } = shown(self.right, width);
         if self.mirror { width - end..width - start } else { start..end }
-    }
-
-    /// The rows and columns that are cut out.
-    pub(crate) fn cut_out(
-        &self,
-        (height, width): (usize, usize),
-    ) -> Option<(Range<usize>, Range<usize>)> {
-        let (down, right, side) = self.cutout?;
-        let span = |centre: usize, end: usize| {
-            (centre + side / 2 + 1).saturating_sub(side)..(centre + side / 2 + 1).min(end)
-        };
-        Some((span(down, height), span(right, width)))
     }
 
     /// Where in a plane the first pixel stands that a row shows in some columns. Where it shows none it means nothing.
