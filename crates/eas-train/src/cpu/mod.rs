@@ -23,6 +23,7 @@ mod paired;
 mod placement;
 mod plan;
 mod planes;
+mod polynomials;
 mod pool;
 mod product;
 mod program;
