@@ -392,6 +392,20 @@ mod tests {
         gradient
     }
 
+    /// Views of a convolution's images and of its slopes, in buffers that may have more channels.
+    fn views(geometry: &Geometry, rng: &mut Rng) -> [View; 2] {
+        let offset = rng.below(3);
+        let beside = offset + rng.below(2);
+        let view = |channels, height, width| {
+            let stride = channels + beside;
+            View { buffer: 0, offset, channels, height, width, stride }
+        };
+        [
+            view(geometry.channels, geometry.height, geometry.width),
+            view(geometry.filters, geometry.out_height(), geometry.out_width()),
+        ]
+    }
+
     /// A convolution by a method, or the gradient of its input, written to a view of what stood `before` or added to it.
     fn convolved(
         isa: Isa,
@@ -439,14 +453,7 @@ mod tests {
                 groups: 1,
             };
             let images = 1 + rng.below(3);
-            let offset = rng.below(3);
-            let beside = offset + rng.below(2);
-            let view = |channels, height, width| {
-                let stride = channels + beside;
-                View { buffer: 0, offset, channels, height, width, stride }
-            };
-            let of_image = view(geometry.channels, geometry.height, geometry.width);
-            let of_slope = view(geometry.filters, geometry.out_height(), geometry.out_width());
+            let [of_image, of_slope] = views(&geometry, &mut rng);
             let size = geometry.filters * geometry.channels * kernel * kernel;
             let mut numbers =
                 |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
@@ -500,14 +507,7 @@ mod tests {
             };
             assert!(geometry.is_narrow(AVX512_LANES), "seed {seed}: {geometry:?}");
             let images = 1 + rng.below(20);
-            let offset = rng.below(3);
-            let beside = offset + rng.below(2);
-            let view = |channels, height, width| {
-                let stride = channels + beside;
-                View { buffer: 0, offset, channels, height, width, stride }
-            };
-            let of_image = view(geometry.channels, geometry.height, geometry.width);
-            let of_slope = view(geometry.filters, geometry.out_height(), geometry.out_width());
+            let [of_image, of_slope] = views(&geometry, &mut rng);
             let mut numbers =
                 |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
             let values = numbers(images * of_image.image());
