@@ -89,13 +89,14 @@ impl Pixels<'_> {
 const LINES: usize = 64;
 
 /// Asks for the first bytes of an image that is read soon, so that they are near by then; the processor
-/// itself asks for those that follow.
+/// itself asks for those that follow. They go to the second cache: what waits for the first one is in the way of
+/// the pixels that are written meanwhile.
 #[inline(always)]
 pub(in crate::cpu) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(LINE * size_of::<f32>()).take(LINES) {
         // SAFETY: every x86-64 has the instruction, which reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = bytes;
