@@ -5,7 +5,7 @@ is more; PyTorch's channels_last is held to it beside EAS. Of several seeds it a
 means, standard errors and root mean squares. Whether EAS trains the same at one thread and two is looked
 at for the first seed.
 
-    EAS_DATA=DIR python curve.py [--networks A,B] [--seeds 1,2] [--epochs N] [--example PATH]
+    EAS_DATA=DIR python curve.py [--networks A,B] [--seeds 1,2] [--epochs N] [--learning-rate R] [--example PATH]
 
 PATH is the program that `cargo build --release -p eas-train --example curve` makes.
 """
@@ -52,15 +52,15 @@ def tensors(path):
         yield name, values.reshape(entry["shape"])
 
 
-def ours(example, network, out, seed, epochs, threads):
+def ours(example, network, out, seed, epochs, rate, threads):
     """The loss of each step in EAS."""
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    command = [str(example), str(network), str(out), seed, str(epochs)]
+    command = [str(example), str(network), str(out), seed, str(epochs), str(rate)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return [float(line) for line in done.stdout.split()]
 
 
-def theirs(network, out, epochs, threads, layout=torch.contiguous_format):
+def theirs(network, out, epochs, rate, threads, layout=torch.contiguous_format):
     """The loss of each step in PyTorch."""
     torch.set_num_threads(threads)
     model = Graph(network).to(memory_format=layout)
@@ -70,7 +70,7 @@ def theirs(network, out, epochs, threads, layout=torch.contiguous_format):
             if node in model.layers:
                 getattr(model.layers[node], ROLES[role]).copy_(torch.from_numpy(values.copy()))
     optimiser = torch.optim.SGD(
-        model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4, nesterov=True
+        model.parameters(), rate, momentum=0.9, weight_decay=1e-4, nesterov=True
     )
     losses = []
     for epoch in range(epochs):
@@ -92,6 +92,7 @@ def main():
     parser.add_argument("--networks", default="released,paper,wide,densenet")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--example", default=HERE.parents[1] / "target/release/examples/curve")
     args = parser.parse_args()
     seeds = args.seeds.split(",")
@@ -100,12 +101,13 @@ def main():
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
                 out, network = Path(folder) / name, NETWORKS / f"{name}.toml"
-                eas = ours(args.example, network, out, seed, args.epochs, 1)
+                recipe = (args.epochs, args.learning_rate)
+                eas = ours(args.example, network, out, seed, *recipe, 1)
                 if seed == seeds[0]:
-                    same = eas == ours(args.example, network, out, seed, args.epochs, 2)
+                    same = eas == ours(args.example, network, out, seed, *recipe, 2)
                     print(f"{name}, seed {seed}: the same at one thread and two: {same}", flush=True)
-                one, two = (theirs(network, out, args.epochs, threads) for threads in (1, 2))
-                channels_last = theirs(network, out, args.epochs, 1, torch.channels_last)
+                one, two = (theirs(network, out, *recipe, threads) for threads in (1, 2))
+                channels_last = theirs(network, out, *recipe, 1, torch.channels_last)
             steps = numpy.array([eas, one, two, channels_last])
             print(f"{name}, seed {seed}")
             show_steps(steps)

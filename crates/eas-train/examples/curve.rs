@@ -1,7 +1,7 @@
 //! The training loss of each step, on 5,000 images of CIFAR-10 without augmentation, and all that another
 //! engine needs to train the same: the initial weights and the batches in their order.
 //! `benches/peers/curve.py` runs it:
-//! `EAS_DATA=DIR cargo run --release -p eas-train --example curve -- NETWORK.toml OUT SEED EPOCHS`.
+//! `EAS_DATA=DIR cargo run --release -p eas-train --example curve -- NETWORK.toml OUT SEED EPOCHS LEARNING_RATE`.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -17,8 +17,8 @@ use toml::de::{DeTable, DeValue};
 #[expect(clippy::print_stdout, reason = "an example says what it found")]
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [network, out, seed, epochs] = arguments.as_slice() else {
-        bail!("expected NETWORK.toml OUT SEED EPOCHS")
+    let [network, out, seed, epochs, learning_rate] = arguments.as_slice() else {
+        bail!("expected NETWORK.toml OUT SEED EPOCHS LEARNING_RATE")
     };
     let epochs: usize = epochs.parse()?;
     let out = Path::new(out);
@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let data = cifar10(&rng.split("data"))?;
     let recipe = Recipe {
         epochs,
-        learning_rate: 0.05,
+        learning_rate: learning_rate.parse()?,
         schedule: Schedule::Constant,
         ..Recipe::paper_child()
     };
