@@ -4,10 +4,17 @@
 //! Statistics are taken per block of images in two passes while the block is in cache, and joined in
 //! the blocks' order (Chan, Golub and LeVeque 1979), so they don't depend on threads.
 
+use std::ops::Range;
+
+use super::kernels::Isa;
+use super::kernels::simd::{Arithmetic, Simd, Vector, by_widest};
 use super::values::View;
 
 /// Numbers in a row of coefficients, at least: channels are repeated up to it.
 const ROW: usize = 64;
+
+/// Numbers of the widest vectors there are.
+const MOST_LANES: usize = 16;
 
 /// The coefficients of a batch norm for one batch.
 #[derive(Debug)]
@@ -40,62 +47,144 @@ pub(super) fn repeats(channels: usize) -> usize {
     ROW.div_ceil(channels)
 }
 
-/// Numbers that [`block_moments`] and [`Norm::block_slopes`] write for a block.
+/// Numbers that [`block_moments`] and [`Norm::block_slopes`] write for a block: two rows of sums, with room for whole
+/// vectors.
 pub(super) fn partial_size(channels: usize) -> usize {
-    2 * channels * repeats(channels)
+    2 * (channels * repeats(channels)).next_multiple_of(MOST_LANES)
 }
 
-/// Calls `work(first pixel, numbers)` for each row of pixels: several pixels where all views are
-/// whole buffers, else one.
+/// Pixels of a row: several where all views are whole buffers, else one.
+fn row_pixels(views: [&View; 2]) -> usize {
+    let whole = views.iter().all(|view| view.is_whole());
+    if whole { repeats(views[0].channels) } else { 1 }
+}
+
+/// Calls `work(first pixel, numbers)` for each row of pixels.
 #[inline(always)]
 fn for_rows(pixels: usize, views: [&View; 2], mut work: impl FnMut(usize, usize)) {
-    let channels = views[0].channels;
-    let whole = views.iter().all(|view| view.is_whole());
-    let step = if whole { repeats(channels) } else { 1 };
+    let step = row_pixels(views);
     for first in (0..pixels).step_by(step) {
-        work(first, step.min(pixels - first) * channels);
+        work(first, step.min(pixels - first) * views[0].channels);
+    }
+}
+
+/// Part of a row of pixels.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The row's first pixel, and how many numbers it has.
+    first: usize,
+    numbers: usize,
+    /// Where in the row a vector starts, and how many numbers it has.
+    at: usize,
+    some: usize,
+}
+
+/// Adds what `of` gives for each vector of each row of pixels to rows of sums, which have room for whole vectors. Some
+/// sums at once stay in registers: in memory each would be waited for from one row to the next.
+#[inline(always)]
+fn sum_rows<const SUMS: usize, L: Arithmetic>(
+    simd: Simd<L>,
+    pixels: usize,
+    views: [&View; 2],
+    mut sums: [&mut [f32]; SUMS],
+    of: impl Fn(Part) -> [Vector<L>; SUMS],
+) {
+    let (step, channels) = (row_pixels(views), views[0].channels);
+    let (rows, rest) = (pixels / step, pixels % step);
+    let last = usize::from(rest > 0);
+    for (rows, numbers) in [(0..rows, step * channels), (rows..rows + last, rest * channels)] {
+        let most = L::REGISTERS / 4;
+        for at in (0..numbers).step_by(most * L::COUNT) {
+            let row = Part { first: 0, numbers, at, some: 0 };
+            let (rows, sums, of) = ((rows.clone(), step), &mut sums, &of);
+            match (numbers - at).div_ceil(L::COUNT).min(most) {
+                1 => sum_vectors::<1, SUMS, L>(simd, rows, row, sums, of),
+                2 => sum_vectors::<2, SUMS, L>(simd, rows, row, sums, of),
+                3 => sum_vectors::<3, SUMS, L>(simd, rows, row, sums, of),
+                4 => sum_vectors::<4, SUMS, L>(simd, rows, row, sums, of),
+                5 => sum_vectors::<5, SUMS, L>(simd, rows, row, sums, of),
+                6 => sum_vectors::<6, SUMS, L>(simd, rows, row, sums, of),
+                7 => sum_vectors::<7, SUMS, L>(simd, rows, row, sums, of),
+                _ => sum_vectors::<8, SUMS, L>(simd, rows, row, sums, of),
+            }
+        }
+    }
+}
+
+/// [`sum_rows`], of some rows `step` pixels apart and some vectors from a place on.
+#[inline(always)]
+fn sum_vectors<const VECTORS: usize, const SUMS: usize, L: Arithmetic>(
+    simd: Simd<L>,
+    (rows, step): (Range<usize>, usize),
+    Part { numbers, at: start, .. }: Part,
+    sums: &mut [&mut [f32]; SUMS],
+    of: &impl Fn(Part) -> [Vector<L>; SUMS],
+) {
+    let mut found = [[simd.zero(); SUMS]; VECTORS];
+    for (vector, found) in found.iter_mut().enumerate() {
+        let loaded = found.iter_mut().zip(&*sums);
+        loaded.for_each(|(found, sums)| *found = simd.load(sums, start + vector * L::COUNT));
+    }
+    for row in rows {
+        for (vector, found) in found.iter_mut().enumerate() {
+            let at = start + vector * L::COUNT;
+            let is_last = vector + 1 == VECTORS;
+            let some = if is_last { (numbers - at).min(L::COUNT) } else { L::COUNT };
+            let terms = of(Part { first: row * step, numbers, at, some });
+            found.iter_mut().zip(terms).for_each(|(found, term)| *found = *found + term);
+        }
+    }
+    for (vector, found) in found.into_iter().enumerate() {
+        let stored = found.into_iter().zip(&mut *sums);
+        stored.for_each(|(found, sums)| found.store(sums, start + vector * L::COUNT));
     }
 }
 
 /// Adds the repeats of a row up, into its first `channels` numbers.
 #[inline(always)]
 fn fold(row: &mut [f32], channels: usize) {
-    let (first, rest) = row.split_at_mut(channels);
+    let (first, rest) = row[..channels * repeats(channels)].split_at_mut(channels);
     for repeat in rest.chunks_exact(channels) {
         first.iter_mut().zip(repeat).for_each(|(sum, value)| *sum += value);
     }
 }
 
-/// The mean and the sum of squared differences from it, of each channel of a block; `partial` is
-/// `[2][repeats · channels]`, of which the first `channels` of each half are the result.
+/// The mean and the sum of squared differences from it, of each channel of a block; the first `channels` numbers of
+/// either half of `partial` are the result.
+pub(super) fn block_moments(isa: Isa, view: &View, block: &[f32], partial: &mut [f32]) {
+    by_widest!(isa, |simd| moments(simd, view, block, partial));
+}
+
 #[inline(always)]
-pub(super) fn block_moments(view: &View, block: &[f32], partial: &mut [f32]) {
+fn moments<L: Arithmetic>(simd: Simd<L>, view: &View, block: &[f32], partial: &mut [f32]) {
     let channels = view.channels;
     let pixels = block.len() / view.stride;
-    let (mean, squares) = partial.split_at_mut(channels * repeats(channels));
+    let (mean, squares) = partial.split_at_mut(partial_size(channels) / 2);
     mean.fill(0.0);
     squares.fill(0.0);
-    for_rows(
+    sum_rows(
+        simd,
         pixels,
         [view, view],
+        [mean],
         #[inline(always)]
-        |first, count| {
-            let values = &block[first * view.stride + view.offset..][..count];
-            mean[..count].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        |Part { first, numbers, at, some }| {
+            [simd.load_up_to(some, view.numbers(first, numbers, block), at)]
         },
     );
     fold(mean, channels);
-    let (first, rest) = mean.split_at_mut(channels);
-    first.iter_mut().for_each(|sum| *sum /= pixels as f32);
-    rest.chunks_exact_mut(channels).for_each(|repeat| repeat.copy_from_slice(first));
-    for_rows(
+    mean[..channels].iter_mut().for_each(|sum| *sum /= pixels as f32);
+    repeat(&mut mean[..channels * repeats(channels)], channels);
+    sum_rows(
+        simd,
         pixels,
         [view, view],
+        [squares],
         #[inline(always)]
-        |first, count| {
-            let values = &block[first * view.stride + view.offset..][..count];
-            let rows = squares[..count].iter_mut().zip(&mean[..count]).zip(values);
-            rows.for_each(|((sum, mean), value)| *sum += (value - mean) * (value - mean));
+        |Part { first, numbers, at, some }| {
+            let value = simd.load_up_to(some, view.numbers(first, numbers, block), at);
+            let apart = value - simd.load_up_to(some, mean, at);
+            [apart * apart]
         },
     );
     fold(squares, channels);
@@ -140,10 +229,44 @@ impl Norm {
         }
     }
 
-    /// Coefficients, repeated.
+    /// Normalises pixels `[pixel][channel]` as they stand, and rectifies them if that is wanted.
     #[inline(always)]
-    pub(super) fn repeated(&self) -> &Coefficients {
-        &self.row
+    pub(super) fn normalise<L: Arithmetic>(
+        &self,
+        simd: Simd<L>,
+        relu: bool,
+        from: &[f32],
+        to: &mut [f32],
+    ) {
+        let floor = simd.splat(if relu { 0.0 } else { f32::NEG_INFINITY });
+        let size = self.row.mean.len();
+        for (to, from) in to.chunks_mut(size).zip(from.chunks(size)) {
+            let count = to.len();
+            let (from, Row { mean, slope, beta, .. }) = (&from[..count], self.first(count, relu));
+            simd.for_vectors(
+                count,
+                #[inline(always)]
+                |at, some| {
+                    let of = |row: &[f32]| simd.load_up_to(some, row, at);
+                    let value = (of(from) - of(mean)) * of(slope) + of(beta);
+                    // NaN is not less than the floor, and stays.
+                    floor.greater(value).store_up_to(some, to, at);
+                },
+            );
+        }
+    }
+
+    /// The coefficients of a row's first numbers.
+    #[inline(always)]
+    fn first(&self, count: usize, relu: bool) -> Row<'_> {
+        Row {
+            relu,
+            mean: &self.row.mean[..count],
+            slope: &self.row.slope[..count],
+            beta: &self.row.beta[..count],
+            shift: &self.shift[..count],
+            tilt: &self.tilt[..count],
+        }
     }
 
     /// Takes the statistics of a batch, given as [`block_moments`], or running ones.
@@ -171,9 +294,9 @@ impl Norm {
     }
 
     /// Sums of a block for the backward pass: of the slope of y, and of its product with x − mean.
-    #[inline(always)]
     pub(super) fn block_slopes(
         &self,
+        isa: Isa,
         relu: bool,
         (x_view, x): (&View, &[f32]),
         (slope_view, slopes): (&View, &[f32]),
@@ -181,28 +304,23 @@ impl Norm {
     ) {
         let channels = self.channels;
         let pixels = slopes.len() / slope_view.stride;
-        let (sums, products) = partial.split_at_mut(channels * repeats(channels));
+        let (sums, products) = partial.split_at_mut(partial_size(channels) / 2);
         sums.fill(0.0);
         products.fill(0.0);
-        let Coefficients { mean, slope, beta } = &self.row;
-        for_rows(
+        by_widest!(isa, |simd| sum_rows(
+            simd,
             pixels,
             [x_view, slope_view],
+            [sums, products],
             #[inline(always)]
-            |first, count| {
-                let x = &x[first * x_view.stride + x_view.offset..][..count];
-                let slopes = &slopes[first * slope_view.stride + slope_view.offset..][..count];
-                let (sums, products) = (&mut sums[..count], &mut products[..count]);
-                let (mean, slope, beta) = (&mean[..count], &slope[..count], &beta[..count]);
-                for c in 0..count {
-                    let centred = x[c] - mean[c];
-                    let dead = relu && centred * slope[c] + beta[c] <= 0.0;
-                    let passed = if dead { 0.0 } else { slopes[c] };
-                    sums[c] += passed;
-                    products[c] += passed * centred;
-                }
+            |Part { first, numbers, at, some }| {
+                let x = x_view.numbers(first, numbers, x);
+                let slopes = slope_view.numbers(first, numbers, slopes);
+                let row = self.first(numbers, relu);
+                let (centred, passed) = row.passed(simd, (at, some), (x, slopes));
+                [passed, passed * centred]
             },
-        );
+        ));
         fold(sums, channels);
         fold(products, channels);
     }
@@ -228,38 +346,38 @@ impl Norm {
     }
 
     /// The slope of x in a block from that of y, in place of it.
-    #[inline(always)]
     pub(super) fn backward_in_place(
         &self,
+        isa: Isa,
         relu: bool,
         (x_view, x): (&View, &[f32]),
         (slope_view, slopes): (&View, &mut [f32]),
     ) {
         let pixels = slopes.len() / slope_view.stride;
-        let Coefficients { mean, slope, beta } = &self.row;
-        for_rows(
+        by_widest!(isa, |simd| for_rows(
             pixels,
             [x_view, slope_view],
             #[inline(always)]
             |first, count| {
-                let x = &x[first * x_view.stride + x_view.offset..][..count];
-                let slopes = &mut slopes[first * slope_view.stride + slope_view.offset..][..count];
-                let (mean, slope, beta) = (&mean[..count], &slope[..count], &beta[..count]);
-                let (shift, tilt) = (&self.shift[..count], &self.tilt[..count]);
-                for c in 0..count {
-                    let centred = x[c] - mean[c];
-                    let dead = relu && centred * slope[c] + beta[c] <= 0.0;
-                    let passed = if dead { 0.0 } else { slopes[c] };
-                    slopes[c] = slope[c] * (passed - shift[c] - centred * tilt[c]);
-                }
+                let x = x_view.numbers(first, count, x);
+                let slopes = slope_view.numbers_mut(first, count, slopes);
+                let row = self.first(count, relu);
+                simd.for_vectors(
+                    count,
+                    #[inline(always)]
+                    |at, some| {
+                        let found = row.slope(simd, (at, some), (x, slopes));
+                        found.store_up_to(some, slopes, at);
+                    },
+                );
             },
-        );
+        ));
     }
 
     /// The slope of x in a block from that of y: written, or added.
-    #[inline(always)]
     pub(super) fn backward(
         &self,
+        isa: Isa,
         relu: bool,
         (x_view, x): (&View, &[f32]),
         (slope_view, slopes): (&View, &[f32]),
@@ -267,29 +385,72 @@ impl Norm {
         accumulate: bool,
     ) {
         let pixels = slopes.len() / slope_view.stride;
-        let Coefficients { mean, slope, beta } = &self.row;
-        let keep = if accumulate { 1.0 } else { 0.0 };
         // All three views have the channels of the norm; the third may be a part of a buffer too.
         let other = if x_view.is_whole() { to_view } else { x_view };
-        for_rows(
+        by_widest!(isa, |simd| for_rows(
             pixels,
             [other, slope_view],
             #[inline(always)]
             |first, count| {
-                let x = &x[first * x_view.stride + x_view.offset..][..count];
-                let slopes = &slopes[first * slope_view.stride + slope_view.offset..][..count];
-                let to = &mut to[first * to_view.stride + to_view.offset..][..count];
-                let (mean, slope, beta) = (&mean[..count], &slope[..count], &beta[..count]);
-                let (shift, tilt) = (&self.shift[..count], &self.tilt[..count]);
-                for c in 0..count {
-                    let centred = x[c] - mean[c];
-                    let dead = relu && centred * slope[c] + beta[c] <= 0.0;
-                    let passed = if dead { 0.0 } else { slopes[c] };
-                    let found = slope[c] * (passed - shift[c] - centred * tilt[c]);
-                    to[c] = if keep == 0.0 { found } else { to[c] + found };
-                }
+                let (x, slopes) =
+                    (x_view.numbers(first, count, x), slope_view.numbers(first, count, slopes));
+                let to = to_view.numbers_mut(first, count, to);
+                let row = self.first(count, relu);
+                simd.for_vectors(
+                    count,
+                    #[inline(always)]
+                    |at, some| {
+                        let found = row.slope(simd, (at, some), (x, slopes));
+                        let found =
+                            if accumulate { simd.load_up_to(some, to, at) + found } else { found };
+                        found.store_up_to(some, to, at);
+                    },
+                );
             },
-        );
+        ));
+    }
+}
+
+/// Coefficients of the backward pass for the numbers of a row.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    /// Whether a ReLU follows.
+    relu: bool,
+    mean: &'a [f32],
+    slope: &'a [f32],
+    beta: &'a [f32],
+    shift: &'a [f32],
+    tilt: &'a [f32],
+}
+
+impl Row<'_> {
+    /// Of a vector at a place, x − mean, and what of the slopes of y passes the ReLU.
+    #[inline(always)]
+    fn passed<L: Arithmetic>(
+        self,
+        simd: Simd<L>,
+        (at, some): (usize, usize),
+        (x, slopes): (&[f32], &[f32]),
+    ) -> (Vector<L>, Vector<L>) {
+        let of = |row: &[f32]| simd.load_up_to(some, row, at);
+        let (centred, passed) = (of(x) - of(self.mean), of(slopes));
+        if !self.relu {
+            return (centred, passed);
+        }
+        (centred, passed.kept_above_zero(centred * of(self.slope) + of(self.beta)))
+    }
+
+    /// Of a vector at a place, the slopes of x.
+    #[inline(always)]
+    fn slope<L: Arithmetic>(
+        self,
+        simd: Simd<L>,
+        (at, some): (usize, usize),
+        both: (&[f32], &[f32]),
+    ) -> Vector<L> {
+        let of = |row: &[f32]| simd.load_up_to(some, row, at);
+        let (centred, passed) = self.passed(simd, (at, some), both);
+        of(self.slope) * (passed - of(self.shift) - centred * of(self.tilt))
     }
 }
 
@@ -297,4 +458,77 @@ impl Norm {
 fn repeat(row: &mut [f32], channels: usize) {
     let (first, rest) = row.split_at_mut(channels);
     rest.chunks_exact_mut(channels).for_each(|repeat| repeat.copy_from_slice(first));
+}
+
+#[cfg(test)]
+mod tests {
+    use eas_ir::Rng;
+
+    use super::*;
+    use crate::cpu::values::Reader;
+
+    /// Everything that a batch norm computes of a block, one after another.
+    fn computed(isa: Isa, seed: u64) -> Vec<f32> {
+        let mut rng = Rng::new(seed);
+        let channels = [1 + rng.below(40), 12 * (1 + rng.below(12))][rng.below(2)];
+        let pixels = 1 + rng.below(30);
+        let mut view = || {
+            let (offset, rest) = [(0, 0), (rng.below(20), rng.below(20))][rng.below(2)];
+            let stride = offset + channels + rest;
+            View { buffer: 0, offset, channels, height: 1, width: pixels, stride }
+        };
+        let (x_view, slope_view, to_view) = (view(), view(), view());
+        let (relu, accumulate) = (rng.below(2) == 0, rng.below(2) == 0);
+        let mut numbers = |count: usize| -> Vec<f32> {
+            (0..count)
+                .map(|_| match rng.below(300) {
+                    0 => f32::NAN,
+                    1 => 0.0,
+                    _ => rng.normal() as f32,
+                })
+                .collect()
+        };
+        let mut norm = Norm::new(channels, 1e-5);
+        let [gamma, beta, scales, shifts] = [(); 4].map(|()| numbers(channels));
+        norm.count = pixels;
+        let statistics = |set: &mut dyn FnMut(usize, f64, f64)| {
+            for channel in 0..channels {
+                set(channel, f64::from(shifts[channel]), f64::from(scales[channel].abs()));
+            }
+        };
+        norm.set(statistics, &gamma, &beta);
+        let [x, mut slopes, mut to] =
+            [x_view, slope_view, to_view].map(|view| numbers(view.image()));
+
+        let mut moments = vec![f32::NAN; partial_size(channels)];
+        block_moments(isa, &x_view, &x, &mut moments);
+        let mut read = vec![f32::NAN; pixels * channels];
+        let reader = Reader { values: &x, view: x_view, norm: Some(&norm), relu };
+        reader.read(isa, 0, &mut read);
+        let mut partial = vec![f32::NAN; partial_size(channels)];
+        norm.block_slopes(isa, relu, (&x_view, &x), (&slope_view, &slopes), &mut partial);
+        let (mut gamma, mut beta) = (vec![0.0; channels], vec![0.0; channels]);
+        norm.join_slopes(&partial, &mut gamma, &mut beta);
+        let slope = (&slope_view, &*slopes);
+        norm.backward(isa, relu, (&x_view, &x), slope, (&to_view, &mut to), accumulate);
+        norm.backward_in_place(isa, relu, (&x_view, &x), (&slope_view, &mut slopes));
+        [moments, read, partial, gamma, beta, to, slopes].concat()
+    }
+
+    #[test]
+    fn every_instruction_set_computes_the_same_bits() {
+        for seed in 0..300 {
+            let expected = computed(Isa::Portable, seed);
+            for isa in Isa::available() {
+                for (place, (found, expected)) in
+                    computed(isa, seed).iter().zip(&expected).enumerate()
+                {
+                    // One NaN is as good as another.
+                    let same = found.to_bits() == expected.to_bits()
+                        || found.is_nan() && expected.is_nan();
+                    assert!(same, "seed {seed}, {isa:?}, place {place}: {found} for {expected}");
+                }
+            }
+        }
+    }
 }

@@ -221,10 +221,7 @@ impl Convolution {
                 let to = (&mut out[output.offset..], output.stride);
                 forward.run(isa, scratch, &reader, packed, to, bias.is_some());
                 if moments {
-                    isa.run(
-                        #[inline(always)]
-                        || block_moments(output, out, partial),
-                    );
+                    block_moments(isa, output, out, partial);
                 }
             });
         memory.values[output.buffer] = out;

@@ -26,7 +26,7 @@ pub(super) fn copy(
                     #[inline(always)]
                     || {
                         let from = &mut scratch[..output.area() * output.channels];
-                        reader.read(0, from);
+                        reader.read(isa, 0, from);
                         put(output, out, from, accumulate);
                     },
                 );
@@ -101,7 +101,7 @@ pub(super) fn flatten(
                     #[inline(always)]
                     || {
                         let from = &mut scratch[..area * channels];
-                        reader.read(0, from);
+                        reader.read(isa, 0, from);
                         for (channel, out) in out.chunks_exact_mut(area).enumerate() {
                             for (pixel, to) in out.iter_mut().enumerate() {
                                 *to = from[pixel * channels + channel];

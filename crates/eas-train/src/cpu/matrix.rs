@@ -255,7 +255,7 @@ impl Matrix {
 
     /// Copies images with their borders, pairing neighbouring channels.
     #[inline(always)]
-    fn fill(&self, images: &Reader<'_>, to: &mut [f32], row: &mut [f32]) {
+    fn fill(&self, isa: Isa, images: &Reader<'_>, to: &mut [f32], row: &mut [f32]) {
         let Layout { lanes, border, height, width, .. } = self.layout;
         let (count, pairs) = (images.count(), self.channels.div_ceil(2));
         let (from_height, from_width) = (images.view.height, images.view.width);
@@ -274,7 +274,7 @@ impl Matrix {
             }
             for lane in 0..filled {
                 let first = ((set * lanes + lane) * from_height + from) * from_width;
-                images.read(first, row);
+                images.read(isa, first, row);
                 pair_channels(row, self.channels);
                 if lanes == 1 {
                     middle.copy_from_slice(&row[..from_width * pairs]);
@@ -290,7 +290,7 @@ impl Matrix {
 
     /// Copies images with their borders, pairing each with the next one.
     #[inline(always)]
-    fn fill_couples(&self, images: &Reader<'_>, to: &mut [f32], rows: &mut [f32]) {
+    fn fill_couples(&self, isa: Isa, images: &Reader<'_>, to: &mut [f32], rows: &mut [f32]) {
         let Layout { border, width, .. } = self.layout;
         let (count, channels, couples) = (images.count(), self.channels, self.layout.couples());
         let (from_height, from_width) = (images.view.height, images.view.width);
@@ -306,7 +306,7 @@ impl Matrix {
                 let first = |image: usize| (image * from_height + from) * from_width;
                 for (image, row) in [&mut *one, &mut *other].into_iter().enumerate() {
                     match 2 * couple + image {
-                        image if image < count => images.read(first(image), row),
+                        image if image < count => images.read(isa, first(image), row),
                         _ => row.fill(0.0),
                     }
                 }
@@ -452,7 +452,7 @@ impl Method for Matrix {
             let (filled, rest) = scratch.split_at_mut(self.paired_channels(count) + SLACK);
             isa.run(
                 #[inline(always)]
-                || self.fill(images, filled, &mut rest[..self.row()]),
+                || self.fill(isa, images, filled, &mut rest[..self.row()]),
             );
             for (stage, steps) in steps.chunks(STEPS).enumerate() {
                 for (index, packed) in
@@ -500,7 +500,7 @@ impl Method for Matrix {
             isa.run(
                 #[inline(always)]
                 || {
-                    self.fill_couples(images, filled, &mut rest[..2 * self.row()]);
+                    self.fill_couples(isa, images, filled, &mut rest[..2 * self.row()]);
                     self.take_slopes(images.count(), slopes.stored(), taken);
                 },
             );

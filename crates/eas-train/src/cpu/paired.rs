@@ -180,12 +180,10 @@ impl Method for Paired {
         let windows = &self.single.windows;
         scratch.with(|scratch| {
             let (filled, rest) = scratch.split_at_mut(images.count() * windows.image());
+            windows.fill(isa, filled, images);
             isa.run(
                 #[inline(always)]
-                || {
-                    windows.fill(filled, images);
-                    pair_channels(filled, windows.channels);
-                },
+                || pair_channels(filled, windows.channels),
             );
             self.paired.run(isa, rest, (filled, images.count()), packed, out, accumulate);
         });
@@ -206,10 +204,10 @@ impl Method for Paired {
             let (filled, rest) = scratch.split_at_mut(images.count() * single.image());
             let (paired, rest) = rest.split_at_mut(couples * numbers);
             let pixels = pixels.pixels(isa, rest);
+            single.fill(isa, filled, images);
             isa.run(
                 #[inline(always)]
                 || {
-                    single.fill(filled, images);
                     pair_with_later(filled, single.step);
                     self.pair_pixels(windows, pixels, paired);
                 },

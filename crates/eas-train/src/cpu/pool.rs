@@ -63,7 +63,7 @@ impl Window {
                     #[inline(always)]
                     || {
                         let from = &mut scratch[..source.view.area() * channels];
-                        reader.read(0, from);
+                        reader.read(isa, 0, from);
                         match channels {
                             c if c % 16 == 0 => {
                                 self.max_of::<16>(&source.view, from, output, out, won)
@@ -215,7 +215,7 @@ impl Window {
                         #[inline(always)]
                         || {
                             let from = &mut scratch[..source.view.area() * channels];
-                            reader.read(0, from);
+                            reader.read(isa, 0, from);
                             self.for_windows(
                                 &source.view,
                                 output,

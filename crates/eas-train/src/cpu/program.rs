@@ -417,10 +417,14 @@ impl Program for CpuProgram {
                     let mut values = vec![0.0; view.image()];
                     for image in 0..batch {
                         let Memory { values: buffers, norms, .. } = &self.memory;
-                        source.reader(buffers, norms, image..image + 1).read(0, &mut values);
+                        source.reader(buffers, norms, image..image + 1).read(
+                            self.isa,
+                            0,
+                            &mut values,
+                        );
                         let start = partials.len();
                         partials.resize(start + partial_size(view.channels), 0.0);
-                        block_moments(&view, &values, &mut partials[start..]);
+                        block_moments(self.isa, &view, &values, &mut partials[start..]);
                     }
                 }
             }
@@ -511,12 +515,9 @@ fn batch_statistics(
     if found.is_none() {
         let values = &values[view.buffer][..batch * view.image()];
         let blocks = values.par_chunks(block * view.image());
-        blocks.zip(partials.par_chunks_mut(size)).for_each(|(block, partial)| {
-            isa.run(
-                #[inline(always)]
-                || block_moments(view, block, partial),
-            );
-        });
+        blocks
+            .zip(partials.par_chunks_mut(size))
+            .for_each(|(block, partial)| block_moments(isa, view, block, partial));
     }
     let pixels = block_pixels(batch, block, view);
     let (earlier, norms) = norms.split_at_mut(norm);
@@ -577,10 +578,7 @@ fn norm_backward(
         .zip(slopes.par_chunks(block * slope.image()))
         .zip(partials.par_chunks_mut(size))
         .for_each(|((x, slopes), partial)| {
-            isa.run(
-                #[inline(always)]
-                || known.block_slopes(relu, (view, x), (slope, slopes), partial),
-            );
+            known.block_slopes(isa, relu, (view, x), (slope, slopes), partial);
         });
     // A batch norm's scale and shift stand side by side.
     let both = &mut gradient[of.gamma.start..of.beta.start + of.beta.length];
@@ -592,21 +590,13 @@ fn norm_backward(
     let to_blocks = to[..batch * sink.view.image()].par_chunks_mut(block * sink.view.image());
     if sink.view.buffer == slope.buffer {
         x_blocks.zip(to_blocks).for_each(|(x, slopes)| {
-            isa.run(
-                #[inline(always)]
-                || known.backward_in_place(relu, (view, x), (slope, slopes)),
-            );
+            known.backward_in_place(isa, relu, (view, x), (slope, slopes));
         });
     } else {
         let slopes = slots[slope.buffer][..batch * slope.image()].par_chunks(block * slope.image());
         x_blocks.zip(slopes).zip(to_blocks).for_each(|((x, slopes), to)| {
-            isa.run(
-                #[inline(always)]
-                || {
-                    let (slope, to) = ((slope, slopes), (&sink.view, to));
-                    known.backward(relu, (view, x), slope, to, sink.accumulate);
-                },
-            );
+            let (slope, to) = ((slope, slopes), (&sink.view, to));
+            known.backward(isa, relu, (view, x), slope, to, sink.accumulate);
         });
     }
     slots[sink.view.buffer] = to;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::batch_norm::Norm;
 use super::kernels::Isa;
+use super::kernels::simd::{Arithmetic, Simd, by_widest};
 
 /// Some channels of a buffer `[image][row][column][stride]`; a vector is an image of one pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,23 @@ impl View {
     ) -> impl Iterator<Item = &'a mut [f32]> {
         let range = self.range();
         images.chunks_exact_mut(self.stride).map(move |pixel| &mut pixel[range.clone()])
+    }
+
+    /// So many numbers of pixels that stand one behind another, from the first one's.
+    #[inline(always)]
+    pub(super) fn numbers<'a>(&self, first: usize, count: usize, images: &'a [f32]) -> &'a [f32] {
+        &images[first * self.stride + self.offset..][..count]
+    }
+
+    /// [`View::numbers`] to write.
+    #[inline(always)]
+    pub(super) fn numbers_mut<'a>(
+        &self,
+        first: usize,
+        count: usize,
+        images: &'a mut [f32],
+    ) -> &'a mut [f32] {
+        &mut images[first * self.stride + self.offset..][..count]
     }
 
     fn range(&self) -> Range<usize> {
@@ -131,31 +149,32 @@ impl Reader<'_> {
             return self.stored();
         }
         let room = &mut room[..self.count() * self.view.area() * channels];
-        isa.run(
-            #[inline(always)]
-            || self.read(0, room),
-        );
+        self.read(isa, 0, room);
         (room, channels)
     }
 
     /// Reads consecutive pixels, as many as fit `to`, `[pixel][channels]`, from the one at `first`.
+    pub(super) fn read(&self, isa: Isa, first: usize, to: &mut [f32]) {
+        by_widest!(isa, |simd| self.read_by(simd, first, to));
+    }
+
     #[inline(always)]
-    pub(super) fn read(&self, first: usize, to: &mut [f32]) {
+    fn read_by<L: Arithmetic>(&self, simd: Simd<L>, first: usize, to: &mut [f32]) {
         let View { channels, stride, offset, .. } = self.view;
         let pixels = to.len() / channels;
         let from = &self.values[first * stride + offset..];
         if channels == stride {
-            self.transform(&from[..pixels * channels], to);
+            self.transform(simd, &from[..pixels * channels], to);
         } else {
             for (pixel, to) in to.chunks_exact_mut(channels).enumerate() {
-                self.transform(&from[pixel * stride..][..channels], to);
+                self.transform(simd, &from[pixel * stride..][..channels], to);
             }
         }
     }
 
     /// Reads whole pixels `[pixel][channels]`.
     #[inline(always)]
-    fn transform(&self, from: &[f32], to: &mut [f32]) {
+    fn transform<L: Arithmetic>(&self, simd: Simd<L>, from: &[f32], to: &mut [f32]) {
         match (self.norm, self.relu) {
             (None, false) => to.copy_from_slice(from),
             (None, true) => {
@@ -163,22 +182,7 @@ impl Reader<'_> {
                     *to = rectify(*from);
                 }
             }
-            (Some(norm), relu) => {
-                let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-                // Few channels are repeated, so that a row is long enough for vectors.
-                let row = norm.repeated();
-                let size = row.mean.len();
-                for (to, from) in to.chunks_mut(size).zip(from.chunks(size)) {
-                    let count = to.len();
-                    let (to, from) = (&mut to[..count], &from[..count]);
-                    let (mean, slope, beta) =
-                        (&row.mean[..count], &row.slope[..count], &row.beta[..count]);
-                    for c in 0..count {
-                        let value = (from[c] - mean[c]) * slope[c] + beta[c];
-                        to[c] = if value < floor { floor } else { value };
-                    }
-                }
-            }
+            (Some(norm), relu) => norm.normalise(simd, relu, from, to),
         }
     }
 }

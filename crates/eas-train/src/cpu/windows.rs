@@ -107,16 +107,12 @@ impl Windows {
         if self.reads_in_place(reader) {
             return reader.values;
         }
-        isa.run(
-            #[inline(always)]
-            || self.fill(scratch, reader),
-        );
+        self.fill(isa, scratch, reader);
         scratch
     }
 
     /// Copies images into a scratch buffer, with their borders.
-    #[inline(always)]
-    pub(super) fn fill(&self, scratch: &mut [f32], images: &Reader<'_>) {
+    pub(super) fn fill(&self, isa: Isa, scratch: &mut [f32], images: &Reader<'_>) {
         let row_size = self.width * self.channels;
         let image_size = self.height * row_size;
         let (from_height, from_width) = (images.view.height, images.view.width);
@@ -129,7 +125,7 @@ impl Windows {
                     if let Some((y, row)) =
                         within_border(row, self.channels, y, self.border, &images.view)
                     {
-                        images.read(first(y), row);
+                        images.read(isa, first(y), row);
                     }
                     continue;
                 }
@@ -138,7 +134,7 @@ impl Windows {
                 if let Some(y) = y.map(|y| y / self.spread).filter(|y| *y < from_height) {
                     for x in 0..from_width {
                         let to = (self.border + x * self.spread) * self.channels;
-                        images.read(first(y) + x, &mut row[to..to + self.channels]);
+                        images.read(isa, first(y) + x, &mut row[to..to + self.channels]);
                     }
                 }
             }

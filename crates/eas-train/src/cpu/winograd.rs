@@ -402,10 +402,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
         let (shape, depth, chunk) = (&self.weights, self.weights.depth, self.chunk());
         scratch.with(|scratch| {
             let [filled, values, products] = self.split(scratch);
-            self.simd.run(
-                #[inline(always)]
-                || self.windows.fill(filled, images),
-            );
+            self.windows.fill(isa, filled, images);
             for (index, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
                 self.simd.run(
                     #[inline(always)]
@@ -458,10 +455,7 @@ impl<const KERNEL: usize, const TILE: usize, const POINTS: usize, L: Arithmetic>
         let (shape, depth, chunk) = (&self.weights, self.weights.depth, self.chunk());
         scratch.with(|scratch| {
             let [filled, values, products] = self.split(scratch);
-            self.simd.run(
-                #[inline(always)]
-                || self.windows.fill(filled, images),
-            );
+            self.windows.fill(isa, filled, images);
             for (part, places) in self.windows.places(images.count()).chunks(chunk).enumerate() {
                 let count = places.len();
                 self.simd.run(

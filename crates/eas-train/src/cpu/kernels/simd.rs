@@ -18,9 +18,38 @@ pub(in super::super) trait Arithmetic:
     unsafe fn add(one: Self::Vector, other: Self::Vector) -> Self::Vector;
     unsafe fn subtract(from: Self::Vector, other: Self::Vector) -> Self::Vector;
     unsafe fn multiply(one: Self::Vector, other: Self::Vector) -> Self::Vector;
+    /// The greater of each two numbers, and the other one where neither is.
+    unsafe fn greater(one: Self::Vector, other: Self::Vector) -> Self::Vector;
+    /// The numbers of a vector, but 0 where those of `of` are at most 0.
+    unsafe fn kept_above_zero(vector: Self::Vector, of: Self::Vector) -> Self::Vector;
     /// Runs loops compiled for the instruction set.
     unsafe fn run<R>(work: impl FnOnce() -> R) -> R;
 }
+
+/// Evaluates an expression with the [`Simd`] of an instruction set's widest vectors. It is compiled for them, with what is
+/// inlined into it.
+macro_rules! by_widest {
+    ($isa:expr, |$simd:ident| $work:expr) => {{
+        use $crate::cpu::kernels::simd::Widest;
+        match $isa.widest() {
+            #[cfg(target_arch = "x86_64")]
+            Widest::Avx512($simd) => $simd.run(
+                #[inline(always)]
+                || $work,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            Widest::Avx2($simd) => $simd.run(
+                #[inline(always)]
+                || $work,
+            ),
+            Widest::Portable($simd) => $simd.run(
+                #[inline(always)]
+                || $work,
+            ),
+        }
+    }};
+}
+pub(in super::super) use by_widest;
 
 /// Says that this machine has the instruction set of `L`.
 #[derive(Clone, Copy, Debug)]
@@ -60,11 +89,30 @@ impl<L: Arithmetic> Simd<L> {
         unsafe { L::run(work) }
     }
 
+    /// Calls `work` with the place of each vector of a row of so many numbers, and how many of them it has.
+    #[inline(always)]
+    pub(in super::super) fn for_vectors(self, numbers: usize, mut work: impl FnMut(usize, usize)) {
+        let whole = numbers / L::COUNT * L::COUNT;
+        for at in (0..whole).step_by(L::COUNT) {
+            work(at, L::COUNT);
+        }
+        if whole < numbers {
+            work(whole, numbers - whole);
+        }
+    }
+
     /// A vector of zeros.
     #[inline(always)]
     pub(in super::super) fn zero(self) -> Vector<L> {
         // SAFETY: `self` says that the instruction set is there.
         Vector(unsafe { L::zero() })
+    }
+
+    /// A vector of one number.
+    #[inline(always)]
+    pub(in super::super) fn splat(self, number: f32) -> Vector<L> {
+        // SAFETY: the pointer is of a number, and `self` says that the instruction set is there.
+        Vector(unsafe { L::splat(&number) })
     }
 
     /// The numbers at a place.
@@ -96,6 +144,20 @@ impl<L: Arithmetic> Simd<L> {
 pub(in super::super) struct Vector<L: Arithmetic>(L::Vector);
 
 impl<L: Arithmetic> Vector<L> {
+    /// The greater of each two numbers, and the other one where neither is.
+    #[inline(always)]
+    pub(in super::super) fn greater(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Vector(unsafe { L::greater(self.0, other.0) })
+    }
+
+    /// These numbers, but 0 where those of `of` are at most 0.
+    #[inline(always)]
+    pub(in super::super) fn kept_above_zero(self, of: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Vector(unsafe { L::kept_above_zero(self.0, of.0) })
+    }
+
     /// Writes the numbers to a place.
     ///
     /// # Panics
@@ -146,6 +208,16 @@ impl<L: Arithmetic> Sub for Vector<L> {
     }
 }
 
+impl<L: Arithmetic> Mul for Vector<L> {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Vector(unsafe { L::multiply(self.0, other.0) })
+    }
+}
+
 impl<L: Arithmetic> Mul<f32> for Vector<L> {
     type Output = Self;
 
@@ -176,6 +248,20 @@ impl Arithmetic for Portable {
     }
 
     #[inline(always)]
+    unsafe fn greater(one: [f32; 8], mut other: [f32; 8]) -> [f32; 8] {
+        let both = other.iter_mut().zip(one);
+        both.for_each(|(other, one)| *other = if one > *other { one } else { *other });
+        other
+    }
+
+    #[inline(always)]
+    unsafe fn kept_above_zero(mut vector: [f32; 8], of: [f32; 8]) -> [f32; 8] {
+        let both = vector.iter_mut().zip(of);
+        both.for_each(|(number, of)| *number = if of <= 0.0 { 0.0 } else { *number });
+        vector
+    }
+
+    #[inline(always)]
     unsafe fn run<R>(work: impl FnOnce() -> R) -> R {
         work()
     }
@@ -189,7 +275,8 @@ mod x86 {
     use super::{Arithmetic, Avx2, Avx512};
 
     macro_rules! arithmetic {
-        ($lanes:ty, $vector:ty, $add:ident, $subtract:ident, $multiply:ident, $run:ident) => {
+        ($lanes:ty, $vector:ty, $add:ident, $subtract:ident, $multiply:ident, $greater:ident,
+         $kept_above_zero:ident, $run:ident) => {
             // SAFETY of all blocks: the caller promises the instruction set.
             impl Arithmetic for $lanes {
                 #[inline(always)]
@@ -208,6 +295,16 @@ mod x86 {
                 }
 
                 #[inline(always)]
+                unsafe fn greater(one: $vector, other: $vector) -> $vector {
+                    unsafe { $greater(one, other) }
+                }
+
+                #[inline(always)]
+                unsafe fn kept_above_zero(vector: $vector, of: $vector) -> $vector {
+                    unsafe { $kept_above_zero(vector, of) }
+                }
+
+                #[inline(always)]
                 unsafe fn run<R>(work: impl FnOnce() -> R) -> R {
                     unsafe { $run(work) }
                 }
@@ -215,6 +312,43 @@ mod x86 {
         };
     }
 
-    arithmetic!(Avx512, __m512, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, run_avx512);
-    arithmetic!(Avx2, __m256, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, run_avx2);
+    arithmetic!(
+        Avx512,
+        __m512,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_max_ps,
+        kept_above_zero16,
+        run_avx512
+    );
+    arithmetic!(
+        Avx2,
+        __m256,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps,
+        _mm256_max_ps,
+        kept_above_zero8,
+        run_avx2
+    );
+
+    #[inline(always)]
+    unsafe fn kept_above_zero16(vector: __m512, of: __m512) -> __m512 {
+        // SAFETY: the caller promises AVX-512.
+        unsafe {
+            // Not at most 0: NaN is kept too.
+            let kept = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(of, _mm512_setzero_ps());
+            _mm512_maskz_mov_ps(kept, vector)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn kept_above_zero8(vector: __m256, of: __m256) -> __m256 {
+        // SAFETY: the caller promises AVX.
+        unsafe {
+            let kept = _mm256_cmp_ps::<_CMP_NLE_UQ>(of, _mm256_setzero_ps());
+            _mm256_and_ps(vector, kept)
+        }
+    }
 }

@@ -58,11 +58,33 @@ fn arithmetic_on_vectors_is_that_of_their_numbers() {
         let mut found = vec![0.0; lanes + 2];
         simd.run(|| {
             let (x, y) = (simd.load(&one, 3), simd.load(&other, 0));
-            ((x + y * 3.1) - (x - simd.zero()) * 0.3).store(&mut found, 1);
+            ((x + y * 3.1) - (x - simd.zero()) * y).store(&mut found, 1);
         });
-        let expected = one[3..].iter().zip(&other).map(|(x, y)| (x + y * 3.1) - x * 0.3);
+        let expected = one[3..].iter().zip(&other).map(|(x, y)| (x + y * 3.1) - x * y);
         let expected: Vec<f32> = [0.0].into_iter().chain(expected).chain([0.0]).collect();
         assert_eq!(found, expected, "{isa:?}");
+        let edges = [f32::NAN, -1.0, -0.0, 0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY];
+        for (edge, number) in edges.into_iter().flat_map(|edge| edges.map(|other| (edge, other))) {
+            let (mut greater, mut kept) = (vec![7.0; lanes], vec![7.0; lanes]);
+            simd.run(|| {
+                let (edge, number) = (simd.splat(edge), simd.splat(number));
+                edge.greater(number).store(&mut greater, 0);
+                number.kept_above_zero(edge).store(&mut kept, 0);
+            });
+            let expected =
+                [if edge > number { edge } else { number }, if edge <= 0.0 { 0.0 } else { number }];
+            for (found, expected) in [greater, kept].iter().zip(expected) {
+                let same = found.iter().all(|found| found.to_bits() == expected.to_bits());
+                assert!(same, "{isa:?}, {edge}, {number}: {found:?}, expected {expected}");
+            }
+        }
+        for count in 0..3 * lanes {
+            let mut vectors = Vec::new();
+            simd.for_vectors(count, |at, some| vectors.push((at, some)));
+            let places = vectors.iter().flat_map(|(at, some)| *at..at + some);
+            assert!(places.eq(0..count), "{isa:?}, {count}: {vectors:?}");
+            assert!(vectors.len() == count.div_ceil(lanes), "{isa:?}, {count}: {vectors:?}");
+        }
         for count in 1..=lanes + 1 {
             let mut found = [vec![7.0; lanes + 2], vec![7.0; lanes + 2]];
             simd.run(|| {
