@@ -30,11 +30,21 @@ impl Rng {
 
     /// The stream of this number beneath this one: a trial's, an epoch's, a step's.
     pub fn split_index(&self, index: u64) -> Self {
-        // In one piece, without a hasher's state: each image of a training draws from a stream of its own.
+        // In one piece, without a hasher's state.
         let mut bytes = *b"........index........";
         bytes[..8].copy_from_slice(&self.key.to_le_bytes());
         bytes[13..].copy_from_slice(&index.to_le_bytes());
         Self::new(first_word(blake3::hash(&bytes)))
+    }
+
+    /// The numbers of this stream from a part on. Parts have 2^18 numbers each, and, other than streams beneath this one,
+    /// cost nothing to come to: for the few numbers of each of many, an image's of a training.
+    ///
+    /// # Panics
+    /// Where the part is beyond the 2^48 that there are.
+    pub fn part(&self, index: u64) -> Self {
+        assert!(index < 1 << 48, "a stream has 2^48 parts");
+        Rng { counter: index << 16, ..Self::new(self.key) }
     }
 
     /// This stream's key: a seed that makes the same stream again, from its beginning.
@@ -137,6 +147,21 @@ mod tests {
         for (counter, key, expected) in cases {
             assert_eq!(philox(counter, key), expected, "counter {counter:x?}, key {key:x?}");
         }
+    }
+
+    #[test]
+    fn a_part_has_the_numbers_that_the_stream_comes_to() {
+        let stream = Rng::new(7);
+        let mut read = stream.clone();
+        for part in 0..3 {
+            let mut found = stream.part(part);
+            for number in 0..1 << 18 {
+                assert_eq!(found.next_u32(), read.next_u32(), "part {part}, number {number}");
+            }
+        }
+        assert_eq!(read.part(5).next_u64(), stream.part(5).next_u64());
+        let beyond = std::panic::catch_unwind(|| Rng::new(7).part(1 << 48));
+        assert!(beyond.is_err(), "there is no such part");
     }
 
     #[test]

@@ -152,10 +152,9 @@ impl Drawn<'_> {
         let (augment, index) = (self.data.augment, self.places[image] as u64);
         let (_, height, width) = self.source().size();
         let Streams { augment: stream, mirror, epoch } = &self.streams;
-        let mut placement =
-            Placement::draw(augment, (height, width), &mut stream.split_index(index));
+        let mut placement = Placement::draw(augment, (height, width), &mut stream.part(index));
         if augment.mirror == Mirror::Alternating {
-            let begins = mirror.split_index(index).next_u32() & 1 == 1;
+            let begins = mirror.part(index).next_u32() & 1 == 1;
             placement.mirror = begins ^ (epoch % 2 == 1);
         }
         placement
