@@ -96,12 +96,12 @@ def main():
     parser.add_argument("--example", default=HERE.parents[1] / "target/release/examples/curve")
     args = parser.parse_args()
     seeds = args.seeds.split(",")
+    recipe = (args.epochs, args.learning_rate)
     for name in args.networks.split(","):
         runs = []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
                 out, network = Path(folder) / name, NETWORKS / f"{name}.toml"
-                recipe = (args.epochs, args.learning_rate)
                 eas = ours(args.example, network, out, seed, *recipe, 1)
                 if seed == seeds[0]:
                     same = eas == ours(args.example, network, out, seed, *recipe, 2)

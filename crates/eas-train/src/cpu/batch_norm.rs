@@ -7,14 +7,11 @@
 use std::ops::Range;
 
 use super::kernels::Isa;
-use super::kernels::simd::{Arithmetic, Simd, Vector, by_widest};
+use super::kernels::simd::{Arithmetic, MOST_LANES, Simd, Vector, by_widest};
 use super::values::View;
 
-/// Numbers in a row of coefficients, at least: channels are repeated up to it.
+/// Numbers in a row of coefficients, at least: channels are repeated up to it, so that few fill vectors too.
 const ROW: usize = 64;
-
-/// Numbers of the widest vectors there are.
-const MOST_LANES: usize = 16;
 
 /// The coefficients of a batch norm for one batch.
 #[derive(Debug)]
@@ -43,14 +40,26 @@ pub(super) struct Coefficients {
 }
 
 /// How often `channels` numbers are repeated to make a row.
-pub(super) fn repeats(channels: usize) -> usize {
+fn repeats(channels: usize) -> usize {
     ROW.div_ceil(channels)
+}
+
+/// Numbers of a row.
+fn row_size(channels: usize) -> usize {
+    channels * repeats(channels)
+}
+
+/// The two rows of sums in what is written for a block, as zeros.
+fn no_sums(partial: &mut [f32]) -> [&mut [f32]; 2] {
+    partial.fill(0.0);
+    let (one, other) = partial.split_at_mut(partial.len() / 2);
+    [one, other]
 }
 
 /// Numbers that [`block_moments`] and [`Norm::block_slopes`] write for a block: two rows of sums, with room for whole
 /// vectors.
 pub(super) fn partial_size(channels: usize) -> usize {
-    2 * (channels * repeats(channels)).next_multiple_of(MOST_LANES)
+    2 * row_size(channels).next_multiple_of(MOST_LANES)
 }
 
 /// Pixels of a row: several where all views are whole buffers, else one.
@@ -79,8 +88,8 @@ struct Part {
     some: usize,
 }
 
-/// Adds what `of` gives for each vector of each row of pixels to rows of sums, which have room for whole vectors. Some
-/// sums at once stay in registers: in memory each would be waited for from one row to the next.
+/// Adds what `of` gives for each vector of each row of pixels to rows of sums, which have room for whole vectors. The sums
+/// of up to eight vectors stay in registers over all rows: in memory, each row would wait for what the last one stored.
 #[inline(always)]
 fn sum_rows<const SUMS: usize, L: Arithmetic>(
     simd: Simd<L>,
@@ -89,41 +98,43 @@ fn sum_rows<const SUMS: usize, L: Arithmetic>(
     mut sums: [&mut [f32]; SUMS],
     of: impl Fn(Part) -> [Vector<L>; SUMS],
 ) {
+    let most = L::REGISTERS / 4;
     let (step, channels) = (row_pixels(views), views[0].channels);
-    let (rows, rest) = (pixels / step, pixels % step);
-    let last = usize::from(rest > 0);
-    for (rows, numbers) in [(0..rows, step * channels), (rows..rows + last, rest * channels)] {
-        let most = L::REGISTERS / 4;
+    let (whole, rest) = (pixels / step, pixels % step);
+    let last = whole + usize::from(rest > 0);
+    for (rows, numbers) in [(0..whole, step * channels), (whole..last, rest * channels)] {
         for at in (0..numbers).step_by(most * L::COUNT) {
-            let row = Part { first: 0, numbers, at, some: 0 };
-            let (rows, sums, of) = ((rows.clone(), step), &mut sums, &of);
-            match (numbers - at).div_ceil(L::COUNT).min(most) {
-                1 => sum_vectors::<1, SUMS, L>(simd, rows, row, sums, of),
-                2 => sum_vectors::<2, SUMS, L>(simd, rows, row, sums, of),
-                3 => sum_vectors::<3, SUMS, L>(simd, rows, row, sums, of),
-                4 => sum_vectors::<4, SUMS, L>(simd, rows, row, sums, of),
-                5 => sum_vectors::<5, SUMS, L>(simd, rows, row, sums, of),
-                6 => sum_vectors::<6, SUMS, L>(simd, rows, row, sums, of),
-                7 => sum_vectors::<7, SUMS, L>(simd, rows, row, sums, of),
-                _ => sum_vectors::<8, SUMS, L>(simd, rows, row, sums, of),
+            let vectors = (numbers - at).div_ceil(L::COUNT).min(most);
+            let (rows, part, sums, of) = ((rows.clone(), step), (numbers, at), &mut sums, &of);
+            match vectors {
+                1 => sum_vectors::<1, SUMS, L>(simd, rows, part, sums, of),
+                2 => sum_vectors::<2, SUMS, L>(simd, rows, part, sums, of),
+                3 => sum_vectors::<3, SUMS, L>(simd, rows, part, sums, of),
+                4 => sum_vectors::<4, SUMS, L>(simd, rows, part, sums, of),
+                5 => sum_vectors::<5, SUMS, L>(simd, rows, part, sums, of),
+                6 => sum_vectors::<6, SUMS, L>(simd, rows, part, sums, of),
+                7 => sum_vectors::<7, SUMS, L>(simd, rows, part, sums, of),
+                8 => sum_vectors::<8, SUMS, L>(simd, rows, part, sums, of),
+                _ => unreachable!("a quarter of the registers are eight at most"),
             }
         }
     }
 }
 
-/// [`sum_rows`], of some rows `step` pixels apart and some vectors from a place on.
+/// [`sum_rows`], of some rows `step` pixels apart, which have so many numbers, and of some vectors from a place on.
 #[inline(always)]
 fn sum_vectors<const VECTORS: usize, const SUMS: usize, L: Arithmetic>(
     simd: Simd<L>,
     (rows, step): (Range<usize>, usize),
-    Part { numbers, at: start, .. }: Part,
+    (numbers, start): (usize, usize),
     sums: &mut [&mut [f32]; SUMS],
     of: &impl Fn(Part) -> [Vector<L>; SUMS],
 ) {
     let mut found = [[simd.zero(); SUMS]; VECTORS];
     for (vector, found) in found.iter_mut().enumerate() {
-        let loaded = found.iter_mut().zip(&*sums);
-        loaded.for_each(|(found, sums)| *found = simd.load(sums, start + vector * L::COUNT));
+        for (found, sums) in found.iter_mut().zip(&*sums) {
+            *found = simd.load(sums, start + vector * L::COUNT);
+        }
     }
     for row in rows {
         for (vector, found) in found.iter_mut().enumerate() {
@@ -131,19 +142,22 @@ fn sum_vectors<const VECTORS: usize, const SUMS: usize, L: Arithmetic>(
             let is_last = vector + 1 == VECTORS;
             let some = if is_last { (numbers - at).min(L::COUNT) } else { L::COUNT };
             let terms = of(Part { first: row * step, numbers, at, some });
-            found.iter_mut().zip(terms).for_each(|(found, term)| *found = *found + term);
+            for (found, term) in found.iter_mut().zip(terms) {
+                *found = *found + term;
+            }
         }
     }
     for (vector, found) in found.into_iter().enumerate() {
-        let stored = found.into_iter().zip(&mut *sums);
-        stored.for_each(|(found, sums)| found.store(sums, start + vector * L::COUNT));
+        for (found, sums) in found.into_iter().zip(&mut *sums) {
+            found.store(sums, start + vector * L::COUNT);
+        }
     }
 }
 
 /// Adds the repeats of a row up, into its first `channels` numbers.
 #[inline(always)]
 fn fold(row: &mut [f32], channels: usize) {
-    let (first, rest) = row[..channels * repeats(channels)].split_at_mut(channels);
+    let (first, rest) = row[..row_size(channels)].split_at_mut(channels);
     for repeat in rest.chunks_exact(channels) {
         first.iter_mut().zip(repeat).for_each(|(sum, value)| *sum += value);
     }
@@ -159,9 +173,7 @@ pub(super) fn block_moments(isa: Isa, view: &View, block: &[f32], partial: &mut 
 fn moments<L: Arithmetic>(simd: Simd<L>, view: &View, block: &[f32], partial: &mut [f32]) {
     let channels = view.channels;
     let pixels = block.len() / view.stride;
-    let (mean, squares) = partial.split_at_mut(partial_size(channels) / 2);
-    mean.fill(0.0);
-    squares.fill(0.0);
+    let [mean, squares] = no_sums(&mut partial[..partial_size(channels)]);
     sum_rows(
         simd,
         pixels,
@@ -174,7 +186,7 @@ fn moments<L: Arithmetic>(simd: Simd<L>, view: &View, block: &[f32], partial: &m
     );
     fold(mean, channels);
     mean[..channels].iter_mut().for_each(|sum| *sum /= pixels as f32);
-    repeat(&mut mean[..channels * repeats(channels)], channels);
+    repeat(&mut mean[..row_size(channels)], channels);
     sum_rows(
         simd,
         pixels,
@@ -216,7 +228,7 @@ pub(super) fn join_moments(
 
 impl Norm {
     pub(super) fn new(channels: usize, epsilon: f32) -> Self {
-        let row = || vec![0.0; channels * repeats(channels)];
+        let row = || vec![0.0; row_size(channels)];
         Norm {
             channels,
             epsilon,
@@ -229,7 +241,7 @@ impl Norm {
         }
     }
 
-    /// Normalises pixels `[pixel][channel]` as they stand, and rectifies them if that is wanted.
+    /// Normalises whole pixels `[pixel][channel]`, and rectifies them if a ReLU follows.
     #[inline(always)]
     pub(super) fn normalise<L: Arithmetic>(
         &self,
@@ -242,7 +254,8 @@ impl Norm {
         let size = self.row.mean.len();
         for (to, from) in to.chunks_mut(size).zip(from.chunks(size)) {
             let count = to.len();
-            let (from, Row { mean, slope, beta, .. }) = (&from[..count], self.first(count, relu));
+            let (from, Row { mean, slope, beta, .. }) =
+                (&from[..count], self.coefficients(count, relu));
             simd.for_vectors(
                 count,
                 #[inline(always)]
@@ -256,9 +269,9 @@ impl Norm {
         }
     }
 
-    /// The coefficients of a row's first numbers.
+    /// The coefficients of so many numbers of a row.
     #[inline(always)]
-    fn first(&self, count: usize, relu: bool) -> Row<'_> {
+    fn coefficients(&self, count: usize, relu: bool) -> Row<'_> {
         Row {
             relu,
             mean: &self.row.mean[..count],
@@ -304,9 +317,7 @@ impl Norm {
     ) {
         let channels = self.channels;
         let pixels = slopes.len() / slope_view.stride;
-        let (sums, products) = partial.split_at_mut(partial_size(channels) / 2);
-        sums.fill(0.0);
-        products.fill(0.0);
+        let [sums, products] = no_sums(&mut partial[..partial_size(channels)]);
         by_widest!(isa, |simd| sum_rows(
             simd,
             pixels,
@@ -316,7 +327,7 @@ impl Norm {
             |Part { first, numbers, at, some }| {
                 let x = x_view.numbers(first, numbers, x);
                 let slopes = slope_view.numbers(first, numbers, slopes);
-                let row = self.first(numbers, relu);
+                let row = self.coefficients(numbers, relu);
                 let (centred, passed) = row.passed(simd, (at, some), (x, slopes));
                 [passed, passed * centred]
             },
@@ -361,7 +372,7 @@ impl Norm {
             |first, count| {
                 let x = x_view.numbers(first, count, x);
                 let slopes = slope_view.numbers_mut(first, count, slopes);
-                let row = self.first(count, relu);
+                let row = self.coefficients(count, relu);
                 simd.for_vectors(
                     count,
                     #[inline(always)]
@@ -395,7 +406,7 @@ impl Norm {
                 let (x, slopes) =
                     (x_view.numbers(first, count, x), slope_view.numbers(first, count, slopes));
                 let to = to_view.numbers_mut(first, count, to);
-                let row = self.first(count, relu);
+                let row = self.coefficients(count, relu);
                 simd.for_vectors(
                     count,
                     #[inline(always)]
@@ -411,7 +422,7 @@ impl Norm {
     }
 }
 
-/// Coefficients of the backward pass for the numbers of a row.
+/// The coefficients of a row's numbers.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     /// Whether a ReLU follows.
@@ -467,62 +478,143 @@ mod tests {
     use super::*;
     use crate::cpu::values::Reader;
 
-    /// Everything that a batch norm computes of a block, one after another.
-    fn computed(isa: Isa, seed: u64) -> Vec<f32> {
-        let mut rng = Rng::new(seed);
-        let channels = [1 + rng.below(40), 12 * (1 + rng.below(12))][rng.below(2)];
-        let pixels = 1 + rng.below(30);
-        let mut view = || {
-            let (offset, rest) = [(0, 0), (rng.below(20), rng.below(20))][rng.below(2)];
-            let stride = offset + channels + rest;
-            View { buffer: 0, offset, channels, height: 1, width: pixels, stride }
-        };
-        let (x_view, slope_view, to_view) = (view(), view(), view());
-        let (relu, accumulate) = (rng.below(2) == 0, rng.below(2) == 0);
-        let mut numbers = |count: usize| -> Vec<f32> {
-            (0..count)
-                .map(|_| match rng.below(300) {
-                    0 => f32::NAN,
-                    1 => 0.0,
-                    _ => rng.normal() as f32,
-                })
-                .collect()
-        };
-        let mut norm = Norm::new(channels, 1e-5);
-        let [gamma, beta, scales, shifts] = [(); 4].map(|()| numbers(channels));
-        norm.count = pixels;
-        let statistics = |set: &mut dyn FnMut(usize, f64, f64)| {
-            for channel in 0..channels {
-                set(channel, f64::from(shifts[channel]), f64::from(scales[channel].abs()));
-            }
-        };
-        norm.set(statistics, &gamma, &beta);
-        let [x, mut slopes, mut to] =
-            [x_view, slope_view, to_view].map(|view| numbers(view.image()));
+    /// A block of images and a batch norm, as of some seed.
+    struct Block {
+        norm: Norm,
+        relu: bool,
+        accumulate: bool,
+        /// Of x, of the slope of y, and where that of x goes.
+        views: [View; 3],
+        values: [Vec<f32>; 3],
+    }
 
-        let mut moments = vec![f32::NAN; partial_size(channels)];
-        block_moments(isa, &x_view, &x, &mut moments);
-        let mut read = vec![f32::NAN; pixels * channels];
-        let reader = Reader { values: &x, view: x_view, norm: Some(&norm), relu };
-        reader.read(isa, 0, &mut read);
-        let mut partial = vec![f32::NAN; partial_size(channels)];
-        norm.block_slopes(isa, relu, (&x_view, &x), (&slope_view, &slopes), &mut partial);
-        let (mut gamma, mut beta) = (vec![0.0; channels], vec![0.0; channels]);
-        norm.join_slopes(&partial, &mut gamma, &mut beta);
-        let slope = (&slope_view, &*slopes);
-        norm.backward(isa, relu, (&x_view, &x), slope, (&to_view, &mut to), accumulate);
-        norm.backward_in_place(isa, relu, (&x_view, &x), (&slope_view, &mut slopes));
-        [moments, read, partial, gamma, beta, to, slopes].concat()
+    impl Block {
+        fn new(seed: u64) -> Self {
+            let mut rng = Rng::new(seed);
+            let channels = [1 + rng.below(40), 12 * (1 + rng.below(12))][rng.below(2)];
+            let pixels = 1 + rng.below(200);
+            let views = [(); 3].map(|()| {
+                let (offset, rest) = [(0, 0), (rng.below(20), rng.below(20))][rng.below(2)];
+                let stride = offset + channels + rest;
+                View { buffer: 0, offset, channels, height: 1, width: pixels, stride }
+            });
+            let (relu, accumulate) = (rng.below(2) == 0, rng.below(2) == 0);
+            let mut numbers = |count: usize| -> Vec<f32> {
+                let mut number = || match rng.below(3000) {
+                    0 => f32::NAN,
+                    1..10 => 0.0,
+                    _ => rng.normal() as f32,
+                };
+                (0..count).map(|_| number()).collect()
+            };
+            let mut norm = Norm::new(channels, 1e-5);
+            norm.count = pixels;
+            let [gamma, beta, mean, variance] = [(); 4].map(|()| numbers(channels));
+            let statistics = |set: &mut dyn FnMut(usize, f64, f64)| {
+                for channel in 0..channels {
+                    set(channel, f64::from(mean[channel]), f64::from(variance[channel].abs()));
+                }
+            };
+            norm.set(statistics, &gamma, &beta);
+            Block { norm, relu, accumulate, views, values: views.map(|view| numbers(view.image())) }
+        }
+
+        /// Everything that is computed of it, one after another.
+        fn by_vectors(self, isa: Isa) -> Vec<f32> {
+            let Block { mut norm, relu, accumulate, views, values } = self;
+            let [x_view, slope_view, to_view] = &views;
+            let [x, mut slopes, mut to] = values;
+            let channels = norm.channels;
+            let mut moments = vec![f32::NAN; partial_size(channels)];
+            block_moments(isa, x_view, &x, &mut moments);
+            let mut read = vec![f32::NAN; x_view.area() * channels];
+            let reader = Reader { values: &x, view: *x_view, norm: Some(&norm), relu };
+            reader.read(isa, 0, &mut read);
+            let mut sums = vec![f32::NAN; partial_size(channels)];
+            norm.block_slopes(isa, relu, (x_view, &x), (slope_view, &slopes), &mut sums);
+            norm.join_slopes(&sums, &mut vec![0.0; channels], &mut vec![0.0; channels]);
+            let slope = (slope_view, &*slopes);
+            norm.backward(isa, relu, (x_view, &x), slope, (to_view, &mut to), accumulate);
+            norm.backward_in_place(isa, relu, (x_view, &x), (slope_view, &mut slopes));
+            let results = |sums: Vec<f32>| {
+                let (one, other) = sums.split_at(sums.len() / 2);
+                [&one[..channels], &other[..channels]].concat()
+            };
+            [results(moments), read, results(sums), to, slopes].concat()
+        }
+
+        /// The same, number by number.
+        fn by_numbers(self) -> Vec<f32> {
+            let Block { norm, relu, accumulate, views, values } = self;
+            let [x_view, slope_view, _] = &views;
+            let [x, mut slopes, mut to] = values;
+            let (channels, pixels) = (norm.channels, x_view.width);
+            let place = |view: usize, (pixel, channel): (usize, usize)| {
+                pixel * views[view].stride + views[view].offset + channel
+            };
+            let all = || (0..pixels).flat_map(|pixel| (0..channels).map(move |c| (pixel, c)));
+            // Of a row, the pixels' sums stand apart until the end.
+            let sum = |views: [&View; 2], of: &dyn Fn((usize, usize)) -> f32| -> Vec<f32> {
+                let mut sums = vec![0.0; row_size(channels)];
+                for at in all() {
+                    sums[at.0 % row_pixels(views) * channels + at.1] += of(at);
+                }
+                let (first, rest) = sums.split_at(channels);
+                let mut first = first.to_vec();
+                for (place, sum) in rest.iter().enumerate() {
+                    first[place % channels] += sum;
+                }
+                first
+            };
+            let total = sum([x_view; 2], &|at| x[place(0, at)]);
+            let mean: Vec<f32> = total.iter().map(|total| total / pixels as f32).collect();
+            let squares = sum([x_view; 2], &|at| {
+                let apart = x[place(0, at)] - mean[at.1];
+                apart * apart
+            });
+
+            let Coefficients { mean: centre, slope, beta } = &norm.row;
+            let centred = |at: (usize, usize)| x[place(0, at)] - centre[at.1];
+            let y = |at: (usize, usize)| centred(at) * slope[at.1] + beta[at.1];
+            let rectified = |at| if relu && y(at) < 0.0 { 0.0 } else { y(at) };
+            let passed = |at, slopes: &[f32]| {
+                if relu && y(at) <= 0.0 { 0.0 } else { slopes[place(1, at)] }
+            };
+            let read: Vec<f32> = all().map(rectified).collect();
+            let both = [x_view, slope_view];
+            let sums = sum(both, &|at| passed(at, &slopes));
+            let products = sum(both, &|at| passed(at, &slopes) * centred(at));
+
+            let mut partial = vec![0.0; partial_size(channels)];
+            let half = partial.len() / 2;
+            partial[..channels].copy_from_slice(&sums);
+            partial[half..half + channels].copy_from_slice(&products);
+            let mut joined = Norm::new(channels, 0.0);
+            (joined.count, joined.scale) = (norm.count, norm.scale.clone());
+            joined.join_slopes(&partial, &mut vec![0.0; channels], &mut vec![0.0; channels]);
+            let found = |at: (usize, usize), slopes: &[f32]| {
+                let tilted = centred(at) * joined.tilt[at.1];
+                slope[at.1] * (passed(at, slopes) - joined.shift[at.1] - tilted)
+            };
+            for at in all() {
+                let (found, to) = (found(at, &slopes), &mut to[place(2, at)]);
+                *to = if accumulate { *to + found } else { found };
+            }
+            for at in all() {
+                slopes[place(1, at)] = found(at, &slopes);
+            }
+            [mean, squares, read, sums, products, to, slopes].concat()
+        }
     }
 
     #[test]
-    fn every_instruction_set_computes_the_same_bits() {
+    fn vectors_compute_what_loops_do_to_the_bit() {
         for seed in 0..300 {
-            let expected = computed(Isa::Portable, seed);
+            let expected = Block::new(seed).by_numbers();
             for isa in Isa::available() {
-                for (place, (found, expected)) in
-                    computed(isa, seed).iter().zip(&expected).enumerate()
-                {
+                let found = Block::new(seed).by_vectors(isa);
+                assert_eq!(found.len(), expected.len(), "seed {seed}, {isa:?}");
+                for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
                     // One NaN is as good as another.
                     let same = found.to_bits() == expected.to_bits()
                         || found.is_nan() && expected.is_nan();

@@ -22,13 +22,11 @@ pub(super) fn copy(
         |(image, out)| {
             let reader = source.reader(values, norms, image..image + 1);
             scratch.with(|scratch| {
+                let from = &mut scratch[..output.area() * output.channels];
+                reader.read(isa, 0, from);
                 isa.run(
                     #[inline(always)]
-                    || {
-                        let from = &mut scratch[..output.area() * output.channels];
-                        reader.read(isa, 0, from);
-                        put(output, out, from, accumulate);
-                    },
+                    || put(output, out, from, accumulate),
                 );
             });
         },
@@ -97,11 +95,11 @@ pub(super) fn flatten(
         |(image, out)| {
             let reader = source.reader(values, norms, image..image + 1);
             scratch.with(|scratch| {
+                let from = &mut scratch[..area * channels];
+                reader.read(isa, 0, from);
                 isa.run(
                     #[inline(always)]
                     || {
-                        let from = &mut scratch[..area * channels];
-                        reader.read(isa, 0, from);
                         for (channel, out) in out.chunks_exact_mut(area).enumerate() {
                             for (pixel, to) in out.iter_mut().enumerate() {
                                 *to = from[pixel * channels + channel];

@@ -59,20 +59,14 @@ impl Window {
         let max_of = |image: usize, out: &mut [f32], won: &mut [u32]| {
             let reader = source.reader(values, norms, image..image + 1);
             scratch.with(|scratch| {
+                let from = &mut scratch[..source.view.area() * channels];
+                reader.read(isa, 0, from);
                 isa.run(
                     #[inline(always)]
-                    || {
-                        let from = &mut scratch[..source.view.area() * channels];
-                        reader.read(isa, 0, from);
-                        match channels {
-                            c if c % 16 == 0 => {
-                                self.max_of::<16>(&source.view, from, output, out, won)
-                            }
-                            c if c % 4 == 0 => {
-                                self.max_of::<4>(&source.view, from, output, out, won)
-                            }
-                            _ => self.max_of::<1>(&source.view, from, output, out, won),
-                        }
+                    || match channels {
+                        c if c % 16 == 0 => self.max_of::<16>(&source.view, from, output, out, won),
+                        c if c % 4 == 0 => self.max_of::<4>(&source.view, from, output, out, won),
+                        _ => self.max_of::<1>(&source.view, from, output, out, won),
                     },
                 );
             });
@@ -211,11 +205,11 @@ impl Window {
             |(image, out)| {
                 let reader = source.reader(values, norms, image..image + 1);
                 scratch.with(|scratch| {
+                    let from = &mut scratch[..source.view.area() * channels];
+                    reader.read(isa, 0, from);
                     isa.run(
                         #[inline(always)]
                         || {
-                            let from = &mut scratch[..source.view.area() * channels];
-                            reader.read(isa, 0, from);
                             self.for_windows(
                                 &source.view,
                                 output,

@@ -417,11 +417,8 @@ impl Program for CpuProgram {
                     let mut values = vec![0.0; view.image()];
                     for image in 0..batch {
                         let Memory { values: buffers, norms, .. } = &self.memory;
-                        source.reader(buffers, norms, image..image + 1).read(
-                            self.isa,
-                            0,
-                            &mut values,
-                        );
+                        let reader = source.reader(buffers, norms, image..image + 1);
+                        reader.read(self.isa, 0, &mut values);
                         let start = partials.len();
                         partials.resize(start + partial_size(view.channels), 0.0);
                         block_moments(self.isa, &view, &values, &mut partials[start..]);

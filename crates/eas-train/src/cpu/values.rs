@@ -158,8 +158,9 @@ impl Reader<'_> {
         by_widest!(isa, |simd| self.read_by(simd, first, to));
     }
 
+    /// [`Reader::read`] by vectors of one kind.
     #[inline(always)]
-    fn read_by<L: Arithmetic>(&self, simd: Simd<L>, first: usize, to: &mut [f32]) {
+    pub(super) fn read_by<L: Arithmetic>(&self, simd: Simd<L>, first: usize, to: &mut [f32]) {
         let View { channels, stride, offset, .. } = self.view;
         let pixels = to.len() / channels;
         let from = &self.values[first * stride + offset..];

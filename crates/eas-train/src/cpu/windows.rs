@@ -2,6 +2,7 @@
 
 use super::correlation::Geometry;
 use super::kernels::Isa;
+use super::kernels::simd::{Arithmetic, Simd, by_widest};
 use super::values::{Reader, View};
 
 /// Where windows start in a scratch buffer `[image][height][width][channels]` that holds a block of
@@ -113,6 +114,11 @@ impl Windows {
 
     /// Copies images into a scratch buffer, with their borders.
     pub(super) fn fill(&self, isa: Isa, scratch: &mut [f32], images: &Reader<'_>) {
+        by_widest!(isa, |simd| self.fill_by(simd, scratch, images));
+    }
+
+    #[inline(always)]
+    fn fill_by<L: Arithmetic>(&self, simd: Simd<L>, scratch: &mut [f32], images: &Reader<'_>) {
         let row_size = self.width * self.channels;
         let image_size = self.height * row_size;
         let (from_height, from_width) = (images.view.height, images.view.width);
@@ -125,7 +131,7 @@ impl Windows {
                     if let Some((y, row)) =
                         within_border(row, self.channels, y, self.border, &images.view)
                     {
-                        images.read(isa, first(y), row);
+                        images.read_by(simd, first(y), row);
                     }
                     continue;
                 }
@@ -134,7 +140,7 @@ impl Windows {
                 if let Some(y) = y.map(|y| y / self.spread).filter(|y| *y < from_height) {
                     for x in 0..from_width {
                         let to = (self.border + x * self.spread) * self.channels;
-                        images.read(isa, first(y) + x, &mut row[to..to + self.channels]);
+                        images.read_by(simd, first(y) + x, &mut row[to..to + self.channels]);
                     }
                 }
             }

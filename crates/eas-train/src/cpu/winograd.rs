@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::convolution::{Method, Pieces, Sums};
 use super::correlation::Geometry;
-use super::kernels::simd::{Arithmetic, Simd, Vector, Widest};
+use super::kernels::simd::{Arithmetic, MOST_LANES, Simd, Vector, by_widest};
 use super::kernels::{Columns, Factors, Isa, Rows, Run};
 use super::memory::{LINE, Scratch};
 use super::polynomials::{evaluate, gather, interpolate, scaled};
@@ -36,9 +36,6 @@ const TOGETHER: usize = 8;
 
 /// Taps of the largest kernel.
 const MOST_TAPS: usize = 25;
-
-/// The most lanes of a vector.
-const MOST_LANES: usize = 16;
 
 /// Channels and filters that make it worth the while.
 const FEWEST: usize = 8;
@@ -70,13 +67,7 @@ pub(super) fn by_tiles(geometry: &Geometry, isa: Isa) -> Option<[Box<dyn Method>
     if channels.min(filters) < FEWEST {
         return None;
     }
-    match isa.widest() {
-        #[cfg(target_arch = "x86_64")]
-        Widest::Avx512(simd) => of_kernel(geometry, simd),
-        #[cfg(target_arch = "x86_64")]
-        Widest::Avx2(simd) => of_kernel(geometry, simd),
-        Widest::Portable(simd) => of_kernel(geometry, simd),
-    }
+    by_widest!(isa, |simd| of_kernel(geometry, simd))
 }
 
 /// By the tiles that take the fewest products, if these are fewer than direct ones.

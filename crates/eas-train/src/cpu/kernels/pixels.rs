@@ -89,8 +89,8 @@ impl Pixels<'_> {
 const LINES: usize = 64;
 
 /// Asks for the first bytes of an image that is read soon, so that they are near by then; the processor
-/// itself asks for those that follow. They go to the second cache: what waits for the first one is in the way of
-/// the pixels that are written meanwhile.
+/// itself asks for those that follow. They go to the second cache: the nearest one fetches a few lines at a time, which
+/// the pixels that are written meanwhile need.
 #[inline(always)]
 pub(in crate::cpu) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]

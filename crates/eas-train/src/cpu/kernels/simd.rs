@@ -1,5 +1,5 @@
-//! Vectors for loops outside the kernels where the compiler's own are slower: it splits arrays of lanes up, and
-//! gathers the numbers of several.
+//! Vectors for loops outside the kernels where the compiler's own are slower: it splits arrays of lanes up, gathers the
+//! numbers of several, and leaves sums over rows in memory.
 
 use std::marker::PhantomData;
 use std::ops::{Add, Mul, Sub};
@@ -8,6 +8,9 @@ use super::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Portable};
+
+/// Numbers of the widest vectors there are.
+pub(in super::super) const MOST_LANES: usize = 16;
 
 /// Lanes whose numbers are added, subtracted and multiplied.
 pub(in super::super) trait Arithmetic:
@@ -26,8 +29,8 @@ pub(in super::super) trait Arithmetic:
     unsafe fn run<R>(work: impl FnOnce() -> R) -> R;
 }
 
-/// Evaluates an expression with the [`Simd`] of an instruction set's widest vectors. It is compiled for them, with what is
-/// inlined into it.
+/// Evaluates an expression with the [`Simd`] of an instruction set's widest vectors. It is compiled for them, with what
+/// is inlined into it, as a function of its own: what it returns stays within.
 macro_rules! by_widest {
     ($isa:expr, |$simd:ident| $work:expr) => {{
         use $crate::cpu::kernels::simd::Widest;

@@ -9,7 +9,7 @@ use super::matrix::{SIDE, Tiles};
 use super::pairs::{pair, pair_channels, pair_with_later, parts};
 use super::pixels::{Pixels, Scales};
 use super::planes::Planes;
-use super::simd::{Arithmetic, Simd, Widest};
+use super::simd::{Arithmetic, Simd, Widest, by_widest};
 use super::transpose::transpose;
 use super::{Columns, Factors, Isa, Rows, Run};
 
@@ -107,13 +107,7 @@ fn arithmetic_on_vectors_is_that_of_their_numbers() {
         }
     }
     for isa in Isa::available() {
-        match isa.widest() {
-            #[cfg(target_arch = "x86_64")]
-            Widest::Avx512(simd) => check(isa, simd),
-            #[cfg(target_arch = "x86_64")]
-            Widest::Avx2(simd) => check(isa, simd),
-            Widest::Portable(simd) => check(isa, simd),
-        }
+        by_widest!(isa, |simd| check(isa, simd));
     }
 }
 
