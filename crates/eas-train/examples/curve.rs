@@ -77,7 +77,8 @@ fn keep_batches(
 
 fn cifar10(rng: &Rng) -> anyhow::Result<TrainingData> {
     let path = std::env::var("EAS_DATA").context("EAS_DATA names no folder of CIFAR-10")?;
-    let options = format!("path = {}\ntrain = 5000", toml::Value::from(path));
+    let augment = "augment = { pad_crop = 0, mirror = false }";
+    let options = format!("path = {}\ntrain = 5000\n{augment}", toml::Value::from(path));
     let table = DeTable::parse(&options)?;
     let options: Value<'_> = toml::Spanned::new(table.span(), DeValue::Table(table.into_inner()));
     let source = data_sets()?.get("cifar10")?.build(options)?.implementation;
