@@ -35,8 +35,8 @@ pub(super) struct Norm {
 #[derive(Debug)]
 pub(super) struct Coefficients {
     pub(super) mean: Vec<f32>,
-    pub(super) slope: Vec<f32>,
-    pub(super) beta: Vec<f32>,
+    slope: Vec<f32>,
+    beta: Vec<f32>,
 }
 
 /// How often `channels` numbers are repeated to make a row.
